@@ -1,0 +1,1 @@
+"""Mail in transit: what happens from the first MAIL on."""

@@ -1,0 +1,183 @@
+"""The values that travel through the house: all frozen, none with behaviour that does I/O.
+
+Text is C{str}, what goes over the wire is C{bytes}. Passwords are C{bytes} from the client's socket to the
+backend's; no C{repr} of anything here shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+
+from twisted.cred.credentials import IUsernamePassword
+from zope.interface import implementer
+
+NO_ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Both ends of a client's connection, as a PROXY header or the socket gives them. Hosts are literal addresses."""
+
+    host: str
+    port: int
+    local_host: str = ""
+    local_port: int = 0
+
+
+@implementer(IUsernamePassword)
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a client presented, before anybody checked it. A dialogue yields it as an event.
+
+    C{authzid} is the identity that SASL PLAIN asks to act as (RFC 4616), empty when the client sent none.
+    """
+
+    username: str
+    password: bytes = field(repr=False)
+    mechanism: str = "PLAIN"
+    authzid: str = ""
+
+    def checkPassword(self, password: bytes) -> bool:
+        """Compare with a stored clear password (L{IUsernamePassword}); our directories do not use it."""
+        from hmac import compare_digest
+
+        return compare_digest(self.password, password)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user whom a directory knows; after L{mailgw.interfaces.IDirectory.authenticate}, a verified one.
+
+    @ivar username: the canonical name. Routes, stores, logs and limits use it, never what was typed.
+    @ivar directory: the name of the directory that answered, such as C{"ldap-1"}.
+    @ivar dn: the entry's distinguished name, empty outside LDAP.
+    @ivar addresses: what this user may receive at and send as, lower case.
+    """
+
+    username: str
+    directory: str = ""
+    dn: str = ""
+    addresses: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    attributes: Mapping[str, tuple[str, ...]] = NO_ATTRIBUTES
+
+
+class RefusalKind(Enum):
+    """Why a login failed, as far as the client may know; each wire file maps it to its protocol's reply."""
+
+    CREDENTIALS = "credentials"
+    AUTHZ = "authorization"
+    TLS_REQUIRED = "tls-required"
+    DISABLED = "disabled"
+    LIMIT = "limit"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A failed login: the kind is for the wire, the reason for our log only."""
+
+    kind: RefusalKind
+    reason: str = ""
+
+
+class Failure(Enum):
+    """Why a backend failed us. Never shown to a client."""
+
+    CONNECT = "connect"
+    TLS = "tls"
+    PROTOCOL = "protocol"
+    REJECTED = "rejected"
+    TEMPFAIL = "tempfail"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One service of one server, ready to be dialled.
+
+    @ivar pool: the name of the pool whose TLS context and login apply.
+    @ivar name: what C{mailgw backend} shows; the host unless the settings name it.
+    @ivar tls: C{"starttls"}, C{"implicit"} or C{"none"}.
+    @ivar speak: for SMTP, C{"smtp"} or C{"lmtp"}; empty elsewhere.
+    """
+
+    pool: str
+    name: str
+    host: str
+    port: int
+    tls: str = "starttls"
+    speak: str = ""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.pool}/{self.name} ({host}:{self.port})"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a rule answers.
+
+    @ivar pool: the pool, or C{""} for the local store.
+    @ivar backend: a member's name, a member's host, or any C{host[:port]}; C{None} leaves the choice to the pool.
+    @ivar hashed: choose the member by rendezvous hash whatever the pool's balance is.
+    """
+
+    pool: str
+    backend: str | None = None
+    hashed: bool = False
+
+    @property
+    def local(self) -> bool:
+        """True for the embedded store."""
+        return not self.pool
+
+
+LOCAL = Route("")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of C{mailgw route}: a rule and what it said."""
+
+    rule: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to log in on a backend: SASL authentication identity, its password, and whom to act as ("" for itself)."""
+
+    username: str
+    password: bytes = field(repr=False)
+    authzid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a backend is told about the client (IMAP ID, XCLIENT).
+
+    @ivar ttl: how many more gateways may follow; at 0 the session is refused as a loop.
+    @ivar login: the canonical user name for XCLIENT LOGIN, empty where none is logged in.
+    @ivar helo: what an SMTP client called itself.
+    """
+
+    session_id: str
+    peer: Peer
+    secure: bool = False
+    ttl: int = 7
+    login: str = ""
+    helo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKey:
+    """What the accountant counts."""
+
+    session_id: str
+    protocol: str
+    address: str
+    username: str = ""

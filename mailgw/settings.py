@@ -1,0 +1,307 @@
+"""The settings as values: what may stand in mailgw.toml, its types, ranges and defaults, all frozen.
+
+The options of directories and routes are declared beside their code, on the class that L{mailgw.registry} names,
+as its C{Options}. Reading the file and telling its faults is L{mailgw.settingsfile}'s work.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretBytes
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+)([KMG]?)")
+_SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class Table(BaseModel):
+    """A table of the settings: unknown keys are faults, values are never changed and never printed in an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
+        return 0.0
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return float(match[1]) * _DURATION_UNITS[match[2]]
+    if isinstance(value, float):  # a default
+        return value
+    raise ValueError('not a duration; write "500ms", "5s", "2m" or "1h"')
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        return int(match[1]) * _SIZE_UNITS[match[2]]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError('not a size; write "64K", "25M" or a number of bytes')
+
+
+def _secret(value: Any) -> Any:
+    """A secret is a string or one of C{{file = …}}, C{{env = …}}, C{{credential = …}} (systemd's LoadCredential=)."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, dict) and len(value) == 1:
+        ((kind, name),) = value.items()
+        if not isinstance(name, str):
+            raise ValueError("a secret's file, env or credential is a string")
+        if kind == "env":
+            if name not in os.environ:
+                raise ValueError(f"environment variable {name} is not set")
+            return os.environb[name.encode()]
+        if kind == "credential":
+            folder = os.environ.get("CREDENTIALS_DIRECTORY")
+            if not folder:
+                raise ValueError("CREDENTIALS_DIRECTORY is not set (systemd: LoadCredential=)")
+            name = os.path.join(folder, name)
+        elif kind != "file":
+            raise ValueError("a secret is a string, {file = …}, {env = …} or {credential = …}")
+        try:
+            return Path(name).read_bytes().rstrip(b"\r\n")
+        except OSError as error:
+            raise ValueError(f"cannot read {name}: {error.strerror}") from None
+    raise ValueError("a secret is a string, {file = …}, {env = …} or {credential = …}")
+
+
+def _strings(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _network(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError('a network is a string such as "10.0.0.0/8"')
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError(str(error)) from None
+
+
+def _domain(value: str) -> str:
+    return value.lower()
+
+
+Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+"""Seconds."""
+Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+"""Bytes."""
+Secret = Annotated[SecretBytes, BeforeValidator(_secret)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(_strings)]
+"""One string, or a list of them."""
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_strings)]
+PortNumber = Annotated[int, Field(ge=1, le=65535)]
+FilePath = Annotated[str, Field(json_schema_extra={"path": True})]
+"""A path; L{mailgw.settingsfile} makes it absolute, starting at the settings file's folder."""
+FilePaths = Annotated[tuple[str, ...], BeforeValidator(_strings), Field(json_schema_extra={"path": True})]
+TlsMode = Literal["starttls", "optional", "implicit", "none"]
+BackendTls = Literal["starttls", "implicit", "none"]
+Domain = Annotated[str, AfterValidator(_domain)]
+
+
+class Gateway(Table):
+    """C{[gateway]}: the process."""
+
+    hostname: str = "localhost"
+    """Name in greetings, EHLO and Received."""
+    workers: int | Literal["auto"] = 0
+    """0: one process. N: N worker processes. "auto": one per core."""
+    state: FilePath = "/var/lib/mailgw"
+    """All that mailgw writes: control socket, spool, overrides; created if absent."""
+    drain: Duration = 60.0
+    """How long sessions may go on after SIGTERM."""
+    user: str | None = None
+    """Become this user once the ports are bound; no change when left out."""
+    transport: Literal["stream", "twisted"] = "stream"
+    """"stream": our own transport; "twisted": the stock ones."""
+
+
+class TlsName(Table):
+    """C{[[tls.name]]}: one more identity, chosen by SNI."""
+
+    names: Strings
+    """Host names; C{*.example.org} stands for exactly one label."""
+    certificate: FilePaths
+    key: FilePaths
+
+
+class Tls(Table):
+    """C{[tls]}: the server identity for every listener."""
+
+    certificate: FilePaths
+    """PEM, chain included; a list gives RSA beside ECDSA."""
+    key: FilePaths
+    """One key for each certificate, in the same order."""
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    """The oldest TLS version that is spoken, to clients and to backends."""
+    name: tuple[TlsName, ...] = ()
+
+
+class Listener(Table):
+    """C{[[listener]]}: one port."""
+
+    protocol: str
+    """imap, pop3, submission, mx, lmtp or managesieve."""
+    endpoint: str
+    """A Twisted server endpoint string: C{tcp:143}, C{tcp:143:interface=::}, C{unix:/run/x.sock}, C{systemd:…}."""
+    tls: TlsMode = "starttls"
+    """starttls: login only after it (on mx and lmtp offered, never required); optional; implicit; none."""
+    proxy_from: Networks = ()
+    """These peers must send a PROXY v1 or v2 header; nobody else may."""
+
+
+class Member(Table):
+    """One server of a pool."""
+
+    host: str
+    name: str = ""
+    """As `mailgw backend` shows it; the host when left out."""
+    weight: Annotated[int, Field(ge=1)] = 1
+    imap: PortNumber | None = None
+    """A port that differs from the pool's; likewise below."""
+    pop3: PortNumber | None = None
+    smtp: PortNumber | None = None
+    managesieve: PortNumber | None = None
+
+
+def _member(value: Any) -> Any:
+    return {"host": value} if isinstance(value, str) else value
+
+
+class PoolImap(Table):
+    """C{[pool.NAME.imap]}."""
+
+    port: PortNumber = 143
+    tls: BackendTls = "starttls"
+
+
+class PoolPop3(Table):
+    """C{[pool.NAME.pop3]}."""
+
+    port: PortNumber = 110
+    tls: BackendTls = "starttls"
+
+
+class PoolManageSieve(Table):
+    """C{[pool.NAME.managesieve]}."""
+
+    port: PortNumber = 4190
+    tls: BackendTls = "starttls"
+
+
+class PoolSmtp(Table):
+    """C{[pool.NAME.smtp]}: where submission and mx go."""
+
+    port: PortNumber = 25
+    tls: BackendTls = "starttls"
+    speak: Literal["smtp", "lmtp"] = "smtp"
+    service_user: str = ""
+    """Submission logs in with this account instead of the user's own."""
+    service_password: Secret = SecretBytes(b"")
+
+
+class Pool(Table):
+    """C{[pool.NAME]}: backends that share ports, TLS and a way to log in."""
+
+    members: Annotated[
+        tuple[Annotated[Member, BeforeValidator(_member)], ...],
+        BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    ] = ()
+    balance: Literal["hash", "least", "random"] = "hash"
+    shared: bool = False
+    """true: every member holds every mailbox, so another serves while one is down; false: its users wait."""
+    login: Literal["own", "master", "authzid", "xclient", "none"] = "own"
+    """How we log in: the user's own password, Dovecot's user*master, SASL authzid, XCLIENT LOGIN, or not at all."""
+    master_user: str = ""
+    master_password: Secret = SecretBytes(b"")
+    verify: bool = True
+    """Check the backends' certificates and names."""
+    ca: FilePath | None = None
+    """PEM file of a private CA; the system's CAs when left out."""
+    health: Duration = 10.0
+    imap: PoolImap | None = None
+    pop3: PoolPop3 | None = None
+    smtp: PoolSmtp | None = None
+    managesieve: PoolManageSieve | None = None
+
+
+class Limits(Table):
+    """C{[limits]}: every one has a safe default."""
+
+    login_deadline: Duration = 60.0
+    """From accept to logged in, TLS handshake included."""
+    connections_per_address: Annotated[int, Field(ge=1)] = 100
+    connections_per_user: Annotated[int, Field(ge=1)] = 50
+    logins_per_address: Annotated[int, Field(ge=1)] = 120
+    """A minute."""
+    failure_delay: Duration = 2.0
+    """After a wrong password; doubles to 15s for an address that goes on."""
+    message_size: Size = 50 << 20
+    recipients: Annotated[int, Field(ge=1)] = 1000
+    """In one message."""
+    line: Annotated[int, Field(ge=512)] = 8192
+    """Octets of one line before login."""
+    literal: Annotated[int, Field(ge=64)] = 4096
+    """Octets of one IMAP literal before login."""
+    before_login: Size = 64 << 10
+    """Octets that a client may send before it is logged in."""
+    bad_commands: Annotated[int, Field(ge=1)] = 10
+    """Then the connection is closed."""
+    login_attempts: Annotated[int, Field(ge=1)] = 5
+    """In one connection; then it is closed."""
+    connect: Duration = 5.0
+    """To a backend, its TLS handshake not included."""
+    backend_login: Duration = 12.0
+    """To a backend, from the first attempt to connect to the end of the login there."""
+    backend_data: Duration = 600.0
+    """For a backend's reply to the final dot of DATA (RFC 5321 §4.5.3.2.6)."""
+    idle: Duration = 1860.0
+    """Without a byte either way after login; IMAP's IDLE asks for 31 minutes."""
+    idle_smtp: Duration = 300.0
+    """Without a command or a byte of a message (RFC 5321 §4.5.3.2.7)."""
+
+
+class Domains(Table):
+    """C{[domains]}."""
+
+    accept: Annotated[tuple[Domain, ...], BeforeValidator(_strings)] = ()
+    """mx takes mail for these, and only for recipients that exist."""
+
+
+class Local(Table):
+    """C{[local]}: the store behind routes of kind "local"."""
+
+    path: FilePath = "/var/mail/{domain}/{local}"
+    """Filled from the canonical user name; without a domain there, {domain} is the gateway's hostname."""
+
+
+class Plug(Table):
+    """One C{[[directory]]} or C{[[route]]}: its kind, and the options that its own class declares."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    kind: str
+    name: str
+    """Kind and number, such as C{ldap-1}."""
+    options: Table
+
+
+class Settings(Table):
+    """The whole file."""
+
+    gateway: Gateway = Gateway()
+    tls: Tls | None = None
+    listener: tuple[Listener, ...] = ()
+    directory: tuple[Plug, ...] = ()
+    route: tuple[Plug, ...] = ()
+    pool: dict[str, Pool] = {}
+    limits: Limits = Limits()
+    domains: Domains = Domains()
+    local: Local = Local()

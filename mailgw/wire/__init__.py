@@ -1,0 +1,1 @@
+"""The protocols, pure: bytes in, events out. No I/O, no clock, no logging in this room."""
