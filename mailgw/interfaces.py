@@ -12,19 +12,28 @@ from twisted.mail import smtp
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IProtocol, IProtocolFactory
+    from twisted.internet.interfaces import IProtocolFactory
     from twisted.mail import imap4, pop3
 
-    from mailgw.model import Backend, Identity, Login, Refusal, Route, SessionKey, Step
+    from mailgw.model import Arrival, Backend, Identity, Login, Refusal, Route, SessionKey, Step
     from mailgw.wire.events import Event, Reply
 
 
 class IHouse(Interface):
-    """The composed collaborators, read-only; reaches only C{from_options} and C{make_factory}."""
+    """The composed collaborators of one set of settings, read-only; a reload makes a new one.
+
+    Reaches only C{from_options} and C{make_factory}; objects below get exactly what they use.
+    """
 
     reactor = Attribute("the reactor: clock, threads, network")
     settings = Attribute("L{mailgw.settings.Settings}")
     pools = Attribute("C{Mapping[str, IPool]}: every pool by name")
+    portal = Attribute("L{twisted.cred.portal.Portal}")
+    turnstile = Attribute("L{mailgw.edge.limits.Turnstile}, the same across reloads")
+    sessions = Attribute("the set of all live sessions, the same across reloads")
+
+    def server_tls(listener: Any) -> Any:
+        """What a listener's connections start TLS with (L{mailgw.edge.tls.ServerTls}), C{None} where it has none."""
 
 
 class IServerDialogue(Interface):
@@ -144,6 +153,12 @@ class IPool(Interface):
     def failed(backend: Backend, protocol: str) -> None:
         """A backend could not be connected to, or did not answer."""
 
+    def opened(backend: Backend) -> None:
+        """A session begins on a backend."""
+
+    def closed(backend: Backend) -> None:
+        """A session that L{opened} announced is over."""
+
 
 class ISession(Interface):
     """A client's connection as the rest of the house sees it; cred's C{mind}."""
@@ -158,21 +173,14 @@ class ISession(Interface):
 class IDestination(Interface):
     """Where an authenticated reader continues: a backend behind a relay, or the local store."""
 
+    username = Attribute("C{str}: the canonical name of the user who is going there")
+
     async def open(session: ISession) -> Arrival:
         """Get there.
 
-        @return: L{mailgw.edge.session.Arrival}, or anything with its two attributes: C{protocol}, which gets the
-            client's transport, and C{text}, the words of the success reply.
         @raise LoginRefused: the backend refused the user's own password, or must not be reached.
         @raise BackendFailed: anything else that is wrong behind us.
         """
-
-
-class Arrival(Interface):
-    """What L{IDestination.open} returns."""
-
-    protocol = Attribute("L{IProtocol}: reads and writes for the client from now on")
-    text = Attribute("C{bytes}: the success reply's words, C{[CAPABILITY ...]} first where it is known")
 
 
 class IChunkedMessage(smtp.IMessage):

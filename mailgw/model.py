@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from twisted.cred.credentials import IUsernamePassword
 from zope.interface import implementer
 
-NO_ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Identity:
     dn: str = ""
     addresses: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
-    attributes: Mapping[str, tuple[str, ...]] = NO_ATTRIBUTES
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class RefusalKind(Enum):
@@ -137,6 +138,18 @@ class Route:
 
 
 LOCAL = Route("")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What L{mailgw.interfaces.IDestination.open} returns.
+
+    @ivar protocol: reads and writes for the client from now on; gets its transport.
+    @ivar text: the success reply's words, for IMAP C{[CAPABILITY ...]} first where it is known.
+    """
+
+    protocol: IProtocol
+    text: bytes
 
 
 @dataclass(frozen=True, slots=True)

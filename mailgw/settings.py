@@ -77,21 +77,25 @@ def _strings(value: Any) -> Any:
 
 
 def _network(value: Any) -> Any:
+    words = 'not a network; write "10.0.0.0/8", with no bit set behind the mask'
     if not isinstance(value, str):
-        raise ValueError('a network is a string such as "10.0.0.0/8"')
+        raise ValueError(words)
     try:
         return ipaddress.ip_network(value)
-    except ValueError as error:
-        raise ValueError(str(error)) from None
+    except ValueError:
+        raise ValueError(words) from None
 
 
 def _domain(value: str) -> str:
     return value.lower()
 
 
-Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+DURATION = BeforeValidator(_duration)
+SIZE = BeforeValidator(_size)
+"""By these two, those who write settings down know what a number means."""
+Duration = Annotated[float, DURATION, Field(ge=0)]
 """Seconds."""
-Size = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+Size = Annotated[int, SIZE, Field(ge=0)]
 """Bytes."""
 Secret = Annotated[SecretBytes, BeforeValidator(_secret)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_strings)]
@@ -151,7 +155,7 @@ class Listener(Table):
     protocol: str
     """imap, pop3, submission, mx, lmtp or managesieve."""
     endpoint: str
-    """A Twisted server endpoint string: C{tcp:143}, C{tcp:143:interface=::}, C{unix:/run/x.sock}, C{systemd:…}."""
+    """A Twisted server endpoint string: C{tcp:143}, C{tcp:143:interface=\\:\\:1}, C{unix:/run/x.sock}, C{systemd:…}."""
     tls: TlsMode = "starttls"
     """starttls: login only after it (on mx and lmtp offered, never required); optional; implicit; none."""
     proxy_from: Networks = ()

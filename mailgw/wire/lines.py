@@ -32,6 +32,10 @@ class LineBuffer:
         """Append what the socket gave."""
         self._buffer += data
 
+    def begins(self, prefix: bytes) -> bool:
+        """True where the next octets are C{prefix}, whether or not a line is complete."""
+        return self._buffer.startswith(prefix)
+
     def next_line(self) -> bytes | None:
         """Return the next line without its CRLF, or C{None}: not complete, or a L{fault}."""
         if self.fault:
@@ -42,11 +46,11 @@ class LineBuffer:
             if self._seen > self.max_line + 1:
                 self.fault = OVERLONG
             return None
+        if end > self.max_line + 1:  # first, as the line would be found too long before its LF came
+            self.fault = OVERLONG
+            return None
         if end == 0 or self._buffer[end - 1] != 13:
             self.fault = BARE_LF
-            return None
-        if end - 1 > self.max_line:
-            self.fault = OVERLONG
             return None
         line = bytes(self._buffer[: end - 1])
         del self._buffer[: end + 1]

@@ -129,6 +129,21 @@ def plain_response(access: Access) -> bytes:
     return b"\0".join((access.authzid.encode(), access.username.encode(), access.password))
 
 
+def unfit(access: Access) -> str:
+    """Say why no protocol can carry these credentials, or return C{""}.
+
+    Those of clients went through L{present}; these may as well come from settings. CR and LF would end a command, NUL
+    a part of PLAIN's message.
+    """
+    try:
+        names = access.username.encode() + access.authzid.encode()
+    except UnicodeEncodeError:
+        return "the user name is not Unicode text"
+    if _FORBIDDEN_IN_PASSWORD.search(names + access.password):
+        return "CR, LF or NUL in the user name or password"
+    return ""
+
+
 def client_mechanism(offered: frozenset[str], access: Access) -> str | None:
     """Choose C{"PLAIN"} or C{"LOGIN"} of what a backend offers, or C{None}. LOGIN has no authorization identity."""
     if "PLAIN" in offered:

@@ -1,0 +1,210 @@
+"""Dialer: connections to backends, and the conversation on them until somebody takes them over.
+
+It knows addresses, TLS and deadlines; which backend to dial is the destination's choice, what to say the dialogue's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from OpenSSL import SSL
+from service_identity import VerificationError
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailgw.edge.tls import PoolTls
+from mailgw.errors import BackendFailed
+from mailgw.interfaces import IClientDialogue
+from mailgw.model import Backend
+from mailgw.model import Failure as FailureKind
+from mailgw.settings import Limits
+from mailgw.wire.events import Close, Event, Ready, Refused, Send, StartTLS
+
+
+@implementer(IHandshakeListener, IHalfCloseableProtocol)
+class BackendConnection(Protocol):
+    """A connection to a backend: carries a dialogue's bytes, gives every other event to C{react}.
+
+    @ivar react: called with each event that is not about bytes.
+    @ivar lost: called once with a L{BackendFailed}, unless somebody took the connection over or closed it.
+    """
+
+    transport: Any
+
+    def __init__(self, backend: Backend, dialogue: IClientDialogue, tls: Any) -> None:
+        self.backend = backend
+        self._dialogue: Any = dialogue
+        self._tls = tls
+        self._stage: Any = None
+        self._held: list[bytes] = []
+        self._speaking = backend.tls != "implicit"
+        self.react: Callable[[Event], None] = self._ignore
+        self.lost: Callable[[BackendFailed], None] = self._ignore
+
+    def _ignore(self, _: object) -> None:
+        """Nobody is interested (any more)."""
+
+    def connectionMade(self) -> None:
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        if not self._speaking:
+            self.transport.startTLS(self._tls)
+
+    def handshakeCompleted(self) -> None:
+        if self._speaking:
+            self.carry(self._dialogue.secured())
+        self._speaking = True
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._stage is not None:
+            self._stage.dataReceived(data)
+        elif self._dialogue is not None:
+            self.carry(self._dialogue.feed(data))
+        else:
+            self._held.append(data)
+
+    def carry(self, events: list[Event]) -> None:
+        """Carry out what the dialogue wants."""
+        for event in events:
+            match event:
+                case Send(data):
+                    self.transport.write(data)
+                case StartTLS(data):
+                    if data:
+                        self.transport.write(data)
+                    self.transport.startTLS(self._tls)
+                case Close():
+                    self.close()
+                case _:
+                    self.react(event)
+
+    def rest(self) -> None:
+        """The dialogue is over and successful: keep what comes until L{take_over}."""
+        self._dialogue = None
+        self.react = self.lost = self._ignore
+
+    def take_over(self, stage: IProtocol) -> None:
+        """From now on C{stage} gets what the backend sends, starting with what was kept."""
+        self._stage = stage
+        held, self._held = self._held, []
+        for data in held:
+            self._stage.dataReceived(data)
+
+    def close(self) -> None:
+        """Hang up; nobody is told."""
+        self.react = self.lost = self._ignore
+        self._dialogue = None
+        self.transport.abortConnection()
+
+    def quit(self, words: bytes = b"") -> None:
+        """Say goodbye and hang up, after what was written has gone out."""
+        self.react = self.lost = self._ignore
+        if words:
+            self.transport.write(words)
+        self.transport.loseConnection()
+
+    def readConnectionLost(self) -> None:
+        if IHalfCloseableProtocol.providedBy(self._stage):
+            self._stage.readConnectionLost()
+        else:
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our half-close went out; the backend still speaks."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._stage is not None:
+            self._stage.connectionLost(reason)
+        lost, self.lost, self.react = self.lost, self._ignore, self._ignore
+        self._dialogue = None
+        lost(_failure_of(self.backend, reason))
+
+
+def _failure_of(backend: Backend, reason: Failure) -> BackendFailed:
+    """Why a connection ended, as far as Twisted tells."""
+    if isinstance(reason.value, VerificationError | SSL.Error):
+        return BackendFailed(FailureKind.TLS, f"{backend}: {_words(reason)}")
+    return BackendFailed(FailureKind.PROTOCOL, f"{backend}: connection lost: {_words(reason)}")
+
+
+def _words(reason: Failure) -> str:
+    error = reason.value
+    if isinstance(error, VerificationError):
+        return "its certificate is for another name"
+    if isinstance(error, SSL.Error) and error.args and error.args[0]:
+        return "; ".join(entry[-1] for entry in error.args[0])
+    return reason.getErrorMessage()
+
+
+class Dialer:
+    """Opens connections to backends."""
+
+    def __init__(self, reactor: Any, tls: Mapping[str, PoolTls], limits: Limits) -> None:
+        """@param tls: the client side of TLS for each pool, by its name."""
+        self.reactor, self._tls, self.limits = reactor, tls, limits
+
+    async def connect(self, backend: Backend, dialogue: IClientDialogue) -> BackendConnection:
+        """Open a connection; the dialogue's first events come as the backend speaks.
+
+        Set C{react} and C{lost} before the next turn of the reactor.
+
+        @raise BackendFailed: C{CONNECT} or C{TIMEOUT}.
+        """
+        connection = BackendConnection(backend, dialogue, self._tls[backend.pool].creator(backend.host))
+        try:
+            await self._endpoint(backend).connect(Factory.forProtocol(lambda: connection))
+        except ConnectTimeout:
+            raise BackendFailed(FailureKind.CONNECT, f"{backend}: no answer within {self.limits.connect:g} s") from None
+        except (ConnectError, DNSLookupError, OSError) as error:
+            raise BackendFailed(FailureKind.CONNECT, f"{backend}: {error}") from None
+        return connection
+
+    def _endpoint(self, backend: Backend) -> Any:
+        timeout = self.limits.connect
+        if isIPAddress(backend.host):
+            return TCP4ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
+        if isIPv6Address(backend.host):
+            return TCP6ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
+        return HostnameEndpoint(self.reactor, backend.host, backend.port, timeout)
+
+    async def login(self, backend: Backend, dialogue: IClientDialogue) -> tuple[BackendConnection, Ready]:
+        """Connect and carry the dialogue until it is logged in.
+
+        @return: a connection for somebody to take over, and what the backend said.
+        @raise BackendFailed: any kind; C{REJECTED} means that the backend refused the credentials.
+        """
+        done: Deferred[tuple[BackendConnection, Ready]] = Deferred.fromCoroutine(self._login(backend, dialogue))
+        done.addTimeout(self.limits.backend_login, self.reactor)
+        try:
+            return await done
+        except DeferredTimeout:
+            raise BackendFailed(
+                FailureKind.TIMEOUT, f"{backend}: not logged in within {self.limits.backend_login:g} s"
+            ) from None
+
+    async def _login(self, backend: Backend, dialogue: IClientDialogue) -> tuple[BackendConnection, Ready]:
+        connection = await self.connect(backend, dialogue)
+        outcome: Deferred[Ready] = Deferred(lambda _: connection.close())
+
+        def react(event: Event) -> None:
+            match event:
+                case Ready():
+                    connection.rest()
+                    outcome.callback(event)
+                case Refused(kind, text):
+                    connection.close()
+                    outcome.errback(BackendFailed(kind, f"{backend}: {text}"))
+                case _:
+                    raise NotImplementedError(f"{type(event).__name__} from a login dialogue")
+
+        connection.react, connection.lost = react, outcome.errback
+        return connection, await outcome

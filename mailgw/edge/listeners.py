@@ -1,0 +1,128 @@
+"""Listeners: an endpoint string of the settings becomes a service that accepts connections.
+
+Where TLS goes around what a listener answers with is decided here; what it answers with arrives as a factory.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailgw.edge.session import Front, Session
+from mailgw.edge.tls import ServerTls
+from mailgw.errors import MailgwError
+from mailgw.interfaces import IFrontend
+from mailgw.settings import Listener
+from mailgw.wire.protocol import LoginProtocol
+
+_NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+class LoginFactory(Factory):
+    """Builds the sessions of an IMAP, POP3 or ManageSieve listener."""
+
+    noisy = False
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    def buildProtocol(self, addr: object) -> Session:
+        return Session(self._front)
+
+
+@implementer(IFrontend)
+class LoginFrontend:
+    """The kind of listener that every L{LoginProtocol} is."""
+
+    def __init__(self, protocol: LoginProtocol) -> None:
+        self.ports = protocol.ports
+        self._protocol = protocol
+
+    def make_factory(self, house: Any, listener: Listener) -> LoginFactory:
+        return LoginFactory(Front(house, listener, self._protocol.server, authenticate=True))
+
+
+class ListeningService(Service):
+    """One port. Binding it is part of the start, and a port that cannot be bound ends the start."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, listener: Listener, factory: IProtocolFactory, tls: ServerTls | None) -> None:
+        """@param tls: what the listener speaks TLS with; needed unless C{listener.tls} is "none"."""
+        self.setName(f"{listener.protocol} on {listener.endpoint}")
+        self._reactor, self._listener = reactor, listener
+        self._tls = tls
+        self._factory: Any = factory
+        if tls is not None and listener.tls == "implicit":
+            self._factory = TLSMemoryBIOFactory(tls, False, factory)
+            self._factory.noisy = False
+        self.port: Any = None
+        self._failure: Failure | None = None
+
+    def privilegedStartService(self) -> None:
+        """Bind, while we may still be root.
+
+        @raise MailgwError: the port cannot be bound.
+        """
+        super().privilegedStartService()
+        if self.port is not None:
+            return
+        endpoint = serverFromString(self._reactor, self._listener.endpoint)
+        endpoint.listen(self._factory).addCallbacks(self._bound, self._not_bound)
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise MailgwError(f"cannot listen: {self.name}: {_words(failure.value)}") from failure.value
+
+    def startService(self) -> None:
+        """Bind what was added after the privileged start (a reload)."""
+        super().startService()
+        self.privilegedStartService()
+
+    def renew(self, factory: IProtocolFactory, tls: ServerTls | None) -> None:
+        """Let C{factory} answer from now on, with C{tls}; connections that are there stay with the old ones."""
+        if self._tls is not None and tls is not None:
+            self._tls.identities = tls.identities
+        if isinstance(self._factory, TLSMemoryBIOFactory):
+            self._factory.wrappedFactory = factory
+        else:
+            self._factory = factory
+            if self.port is not None:
+                self.port.factory = factory
+
+    def _bound(self, port: IListeningPort) -> None:
+        self.port = port
+
+    def _not_bound(self, failure: Failure) -> None:
+        error = getattr(failure.value, "socketError", None)
+        if "\\:\\:1" in self._listener.endpoint and getattr(error, "errno", None) in _NO_SUCH_FAMILY:
+            self.log.info("{name}: this machine has no IPv6, not listening there", name=self.name)
+        else:
+            self._failure = failure
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        port, self.port = self.port, None
+        return port.stopListening() if port is not None else None
+
+
+def _words(error: BaseException | None) -> str:
+    """Why, and what to do about it."""
+    if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
+        error = error.socketError
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        return "another program listens there already (ss -ltnp shows which)"
+    if number == errno.EACCES:
+        return "only root may bind this port: start as root with gateway.user set, or use systemd sockets"
+    return str(error)

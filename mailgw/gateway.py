@@ -1,0 +1,259 @@
+"""The composition root: settings and a reactor become the tree of services that C{twistd} runs.
+
+The only module that knows all rooms. It decides nothing about mail: it builds, starts, reloads, drains and stops.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from random import SystemRandom
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.application.service import MultiService
+from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from mailgw import registry
+from mailgw.cred import AnonymousChecker, DirectoryChecker, GatewayRealm
+from mailgw.delivery.routed import Desk, RoutedDelivery
+from mailgw.directory.chain import Chain
+from mailgw.edge.destination import ProxiedDestination
+from mailgw.edge.dialer import Dialer
+from mailgw.edge.limits import Turnstile
+from mailgw.edge.listeners import ListeningService, LoginFrontend
+from mailgw.edge.relay import Sweeper
+from mailgw.edge.session import Session
+from mailgw.edge.tls import Identities, PoolTls, ServerTls
+from mailgw.errors import MailgwError, SettingsError
+from mailgw.interfaces import IDestination, IDirectory, IFrontend, IHouse, IMailStore, IRoutingRule, ISession
+from mailgw.local.serve import LocalDestination, MaildirStore
+from mailgw.model import Identity
+from mailgw.ops.accounting import LocalAccountant
+from mailgw.routing.pool import Pool
+from mailgw.routing.router import Router
+from mailgw.settings import Listener, Settings
+from mailgw.wire.protocol import LoginProtocol
+
+CERTIFICATE_POLL = 10.0
+"""Seconds between two looks at the certificates' files."""
+
+
+class Lasting:
+    """What outlives a reload: the counts, the live sessions and the timer that watches them."""
+
+    def __init__(self, settings: Settings, reactor: Any) -> None:
+        self.turnstile = Turnstile(settings.limits, reactor)
+        self.accountant = LocalAccountant(settings.limits)
+        self.sessions: set[Session] = set()
+        self.sweeper = Sweeper(reactor)
+
+
+@implementer(IHouse)
+class House:
+    """Everything that one set of settings builds."""
+
+    def __init__(self, settings: Settings, reactor: Any, lasting: Lasting) -> None:
+        """@raise SettingsError: a file that the settings name is not usable."""
+        self.reactor, self.settings = reactor, settings
+        self.turnstile, self.sessions = lasting.turnstile, lasting.sessions
+        self._sweeper = lasting.sweeper
+        self.identities = Identities(settings.tls) if settings.tls is not None else None
+        self.pools = {name: Pool(name, options, reactor, SystemRandom()) for name, options in settings.pool.items()}
+        self._dialer = Dialer(reactor, self._pool_tls(), settings.limits)
+        self._directories: list[IDirectory] = self._plugs("directory")
+        self._chain = Chain(self._directories)
+        rules: list[IRoutingRule] = self._plugs("route")
+        self._router = Router(rules)
+        self._store: IMailStore = MaildirStore(settings.local.path, settings.gateway.hostname, reactor)
+        self._login_protocols = self._protocols()
+        realm = GatewayRealm(self._destination, self._delivery, lasting.accountant)
+        self.portal = Portal(realm, [DirectoryChecker(self._chain), AnonymousChecker()])
+
+    def _pool_tls(self) -> Mapping[str, PoolTls]:
+        minimum = self.settings.tls.minimum if self.settings.tls is not None else "1.2"
+        return {name: PoolTls(options, minimum) for name, options in self.settings.pool.items()}
+
+    def _plugs(self, group: str) -> list[Any]:
+        """Build the directories or the rules, in the order of the settings."""
+        plugs = getattr(self.settings, group)
+        return [registry.load(group, plug.kind).from_options(plug.name, plug.options, self) for plug in plugs]
+
+    def _protocols(self) -> dict[str, LoginProtocol]:
+        loaded = {
+            listener.protocol: registry.load("protocol", listener.protocol) for listener in self.settings.listener
+        }
+        return {name: protocol for name, protocol in loaded.items() if isinstance(protocol, LoginProtocol)}
+
+    def frontend(self, protocol: str) -> IFrontend:
+        """The kind of listener that C{protocol} names in the settings."""
+        login_protocol = self._login_protocols.get(protocol)
+        if login_protocol is not None:
+            return LoginFrontend(login_protocol)
+        frontend: IFrontend = registry.load("protocol", protocol)
+        return frontend
+
+    def server_tls(self, listener: Listener) -> ServerTls | None:
+        if self.identities is None or listener.tls == "none":
+            return None
+        return ServerTls(self.identities, listener.protocol)
+
+    async def _destination(self, identity: Identity, session: ISession) -> IDestination:
+        """Where a reader goes: the avatar of IMAP, POP3 and ManageSieve."""
+        protocol = self._login_protocols[session.protocol]
+        route = await self._router.route(identity, protocol.name)
+        if route.local:
+            return LocalDestination(identity, self._store, protocol.name, self.settings.limits.idle)
+        return ProxiedDestination(identity, self.pools[route.pool], route, protocol, self._dialer, self._sweeper)
+
+    def _delivery(self, identity: Identity | None, session: ISession) -> RoutedDelivery:
+        """Where mail goes: the avatar of SMTP."""
+        desk = Desk(self.settings, self._chain, self._router, self.pools, self._dialer, self._store)
+        return RoutedDelivery(identity, session, desk)
+
+    def start(self) -> None:
+        """Begin to answer questions."""
+        for directory in self._directories:
+            directory.start()
+
+    async def stop(self) -> None:
+        """Release what the directories hold."""
+        for directory in self._directories:
+            await directory.stop()
+
+
+class Gateway(MultiService):
+    """The whole program."""
+
+    log = Logger()
+
+    def __init__(self, settings: Settings, reactor: Any) -> None:
+        """@raise SettingsError: as L{House}."""
+        super().__init__()
+        self.setName("mailgw")
+        self._reactor = reactor
+        self._lasting = Lasting(settings, reactor)
+        self.house = House(settings, reactor, self._lasting)
+        self._listening: dict[Listener, ListeningService] = {}
+        for listener in settings.listener:
+            self._listen(listener)
+        self._lasting.sweeper.setServiceParent(self)
+        watcher = TimerService(CERTIFICATE_POLL, self._renew_certificates)
+        watcher.clock = reactor
+        watcher.setServiceParent(self)
+
+    def _listen(self, listener: Listener) -> None:
+        house = self.house
+        factory = house.frontend(listener.protocol).make_factory(house, listener)
+        service = ListeningService(self._reactor, listener, factory, house.server_tls(listener))
+        service.setServiceParent(self)
+        self._listening[listener] = service
+
+    def _renew_certificates(self) -> None:
+        if self.house.identities is not None:
+            self.house.identities.reload(only_changed=True)
+
+    # --- start -------------------------------------------------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """Bind every port, or say which one cannot be bound.
+
+        @raise SystemExit: with status 1.
+        """
+        try:
+            os.makedirs(self.house.settings.gateway.state, mode=0o700, exist_ok=True)
+            super().privilegedStartService()
+        except (MailgwError, OSError) as error:
+            self.log.critical("{error}", error=error)
+            raise SystemExit(f"mailgw: {error}") from None
+
+    def startService(self) -> None:
+        """Become the user of the settings, and begin."""
+        self._drop_privileges()
+        self.house.start()
+        super().startService()
+
+    def _drop_privileges(self) -> None:
+        user = self.house.settings.gateway.user
+        if user is None or os.geteuid() != 0:
+            return
+        import pwd
+
+        entry = pwd.getpwnam(user)
+        os.chown(self.house.settings.gateway.state, entry.pw_uid, entry.pw_gid)
+        os.initgroups(user, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+        self.log.info("running as {user}", user=user)
+
+    # --- reload ------------------------------------------------------------------------------------------------------
+
+    def reload(self, load: Callable[[], Settings]) -> None:
+        """Put new settings and certificates in force; if they have faults, the old ones stay.
+
+        Live sessions never notice; ports that stay are not closed for a moment.
+
+        @param load: reads the settings.
+        """
+        try:
+            house = House(load(), self._reactor, self._lasting)
+        except SettingsError as error:
+            for fault in error.faults:
+                self.log.error("not reloaded: {fault}", fault=fault)
+            return
+        old, self.house = self.house, house
+        house.start()
+        self._lasting.turnstile.limits = self._lasting.accountant.limits = house.settings.limits
+        try:
+            self._relisten(house)
+        except MailgwError as error:
+            self.log.error("reloaded, but {error}", error=error)
+        self._reactor.callLater(old.settings.limits.login_deadline, lambda: Deferred.fromCoroutine(old.stop()))
+        self.log.info("reloaded")
+
+    def _relisten(self, house: House) -> None:
+        """Close the ports that are gone, renew those that stay, open the new ones.
+
+        @raise MailgwError: a new port cannot be bound; the others are served.
+        """
+        for listener in self._listening.keys() - set(house.settings.listener):
+            self._listening.pop(listener).disownServiceParent()
+        for listener in house.settings.listener:
+            if listener in self._listening:
+                factory = house.frontend(listener.protocol).make_factory(house, listener)
+                self._listening[listener].renew(factory, house.server_tls(listener))
+            else:
+                self._listen(listener)
+
+    # --- stop --------------------------------------------------------------------------------------------------------
+
+    def stopService(self) -> Deferred[None]:
+        """Stop accepting, close what is not logged in, let the rest go on until C{gateway.drain} is over."""
+        return Deferred.fromCoroutine(self._drain())
+
+    async def _drain(self) -> None:
+        stopped = super().stopService()
+        for session in list(self._lasting.sessions):
+            session.shut(even_logged_in=False)
+        left = self.house.settings.gateway.drain
+        if self._lasting.sessions:
+            self.log.info("{count} sessions may go on for {left:g} s", count=len(self._lasting.sessions), left=left)
+        while self._lasting.sessions and left > 0:
+            await deferLater(self._reactor, 0.1)
+            left -= 0.1
+        for session in list(self._lasting.sessions):
+            session.shut(even_logged_in=True)
+        await stopped
+        await self.house.stop()
+
+
+def build(settings: Settings, reactor: Any) -> Gateway:
+    """Make the services of these settings; nothing is started.
+
+    @raise SettingsError: a file that the settings name is not usable.
+    """
+    return Gateway(settings, reactor)

@@ -1,0 +1,1 @@
+"""Tests of what runs the gateway: accounting, probing, workers."""

@@ -1,0 +1,42 @@
+"""The programs that the integration tests talk to, and the Debian packages they come in.
+
+Imports nothing but the standard library: it is asked before anything is installed. It installs nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+PACKAGES = {
+    "slapd": ("slapd",),
+    "ldapadd": ("ldap-utils",),
+    "dovecot": ("dovecot-core", "dovecot-sieve"),
+    "/usr/lib/dovecot/imap": ("dovecot-imapd",),
+    "/usr/lib/dovecot/pop3": ("dovecot-pop3d",),
+    "/usr/lib/dovecot/lmtp": ("dovecot-lmtpd",),
+    "/usr/lib/dovecot/submission": ("dovecot-submissiond",),
+    "/usr/lib/dovecot/managesieve": ("dovecot-managesieved",),
+    "exim4": ("exim4-daemon-heavy",),
+    "mbsync": ("isync",),
+    "mutt": ("mutt",),
+    "swaks": ("swaks",),
+    "curl": ("curl",),
+    "openssl": ("openssl",),
+}
+"""Servers and clients, by name or path; servers stand in sbin, which is not on everybody's path."""
+
+
+def find(program: str) -> str | None:
+    """@return: the path of a program, also where it is in an C{sbin} folder that C{PATH} leaves out."""
+    folders = [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+    return shutil.which(program, path=os.pathsep.join(folders))
+
+
+def missing_packages() -> list[str]:
+    """@return: the packages whose programs this machine lacks."""
+    return [package for program, packages in PACKAGES.items() if find(program) is None for package in packages]
+
+
+if __name__ == "__main__":
+    print(*missing_packages())
