@@ -30,7 +30,7 @@ from mailgw.edge.relay import Sweeper
 from mailgw.edge.session import Session
 from mailgw.edge.tls import Identities, PoolTls, ServerTls
 from mailgw.errors import MailgwError, SettingsError
-from mailgw.interfaces import IDestination, IDirectory, IFrontend, IHouse, IMailStore, IRoutingRule, ISession
+from mailgw.interfaces import IDestination, IDirectory, IFrontend, IHouse, IRoutingRule, ISession
 from mailgw.local.serve import LocalDestination, MaildirStore
 from mailgw.model import Identity
 from mailgw.ops.accounting import LocalAccountant
@@ -69,7 +69,7 @@ class House:
         self._chain = Chain(self._directories)
         rules: list[IRoutingRule] = self._plugs("route")
         self._router = Router(rules)
-        self._store: IMailStore = MaildirStore(settings.local.path, settings.gateway.hostname, reactor)
+        self._store = MaildirStore(settings.local.path, settings.gateway.hostname, reactor)
         self._login_protocols = self._protocols()
         realm = GatewayRealm(self._destination, self._delivery, lasting.accountant)
         self.portal = Portal(realm, [DirectoryChecker(self._chain), AnonymousChecker()])
@@ -107,7 +107,7 @@ class House:
         protocol = self._login_protocols[session.protocol]
         route = await self._router.route(identity, protocol.name)
         if route.local:
-            return LocalDestination(identity, self._store, protocol.name, self.settings.limits.idle)
+            return LocalDestination(identity, self._store, protocol.name, idle=self.settings.limits.idle)
         return ProxiedDestination(identity, self.pools[route.pool], route, protocol, self._dialer, self._sweeper)
 
     def _delivery(self, identity: Identity | None, session: ISession) -> RoutedDelivery:

@@ -117,7 +117,7 @@ class Gateway(Table):
     hostname: str = "localhost"
     """Name in greetings, EHLO and Received."""
     workers: int | Literal["auto"] = 0
-    """0: one process. N: N worker processes. "auto": one per core."""
+    """0: one process. N: N worker processes; "auto": one per core (both are not built in this version)."""
     state: FilePath = "/var/lib/mailgw"
     """All that mailgw writes: control socket, spool, overrides; created if absent."""
     drain: Duration = 60.0
@@ -134,7 +134,9 @@ class TlsName(Table):
     names: Strings
     """Host names; C{*.example.org} stands for exactly one label."""
     certificate: FilePaths
+    """As in [tls]."""
     key: FilePaths
+    """As in [tls]."""
 
 
 class Tls(Table):
@@ -147,13 +149,14 @@ class Tls(Table):
     minimum: Literal["1.2", "1.3"] = "1.2"
     """The oldest TLS version that is spoken, to clients and to backends."""
     name: tuple[TlsName, ...] = ()
+    """More identities, by SNI."""
 
 
 class Listener(Table):
     """C{[[listener]]}: one port."""
 
     protocol: str
-    """imap, pop3, submission, mx, lmtp or managesieve."""
+    """imap, pop3, submission or mx; lmtp and managesieve are not built in this version."""
     endpoint: str
     """A Twisted server endpoint string: C{tcp:143}, C{tcp:143:interface=\\:\\:1}, C{unix:/run/x.sock}, C{systemd:…}."""
     tls: TlsMode = "starttls"
@@ -166,9 +169,11 @@ class Member(Table):
     """One server of a pool."""
 
     host: str
+    """A name or an address; certificates are checked against it."""
     name: str = ""
     """As `mailgw backend` shows it; the host when left out."""
     weight: Annotated[int, Field(ge=1)] = 1
+    """Its share of the users, compared with the other members."""
     imap: PortNumber | None = None
     """A port that differs from the pool's; likewise below."""
     pop3: PortNumber | None = None
@@ -185,6 +190,7 @@ class PoolImap(Table):
 
     port: PortNumber = 143
     tls: BackendTls = "starttls"
+    """Never falls back to less."""
 
 
 class PoolPop3(Table):
@@ -192,6 +198,7 @@ class PoolPop3(Table):
 
     port: PortNumber = 110
     tls: BackendTls = "starttls"
+    """Never falls back to less."""
 
 
 class PoolManageSieve(Table):
@@ -199,6 +206,7 @@ class PoolManageSieve(Table):
 
     port: PortNumber = 4190
     tls: BackendTls = "starttls"
+    """Never falls back to less."""
 
 
 class PoolSmtp(Table):
@@ -206,10 +214,13 @@ class PoolSmtp(Table):
 
     port: PortNumber = 25
     tls: BackendTls = "starttls"
+    """Never falls back to less."""
     speak: Literal["smtp", "lmtp"] = "smtp"
+    """LMTP for a Dovecot or Cyrus that takes mail itself; SMTP for everything else."""
     service_user: str = ""
     """Submission logs in with this account instead of the user's own."""
     service_password: Secret = SecretBytes(b"")
+    """Of service_user."""
 
 
 class Pool(Table):
@@ -219,18 +230,23 @@ class Pool(Table):
         tuple[Annotated[Member, BeforeValidator(_member)], ...],
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     ] = ()
+    """The servers: a host each, or a table where there is more to say."""
     balance: Literal["hash", "least", "random"] = "hash"
+    """Who gets a user: hash of the canonical name, the member with the fewest sessions, or any."""
     shared: bool = False
     """true: every member holds every mailbox, so another serves while one is down; false: its users wait."""
     login: Literal["own", "master", "authzid", "xclient", "none"] = "own"
     """How we log in: the user's own password, Dovecot's user*master, SASL authzid, XCLIENT LOGIN, or not at all."""
     master_user: str = ""
+    """For login = "master" and "authzid"."""
     master_password: Secret = SecretBytes(b"")
+    """Likewise."""
     verify: bool = True
     """Check the backends' certificates and names."""
     ca: FilePath | None = None
     """PEM file of a private CA; the system's CAs when left out."""
     health: Duration = 10.0
+    """How often a member that is down is tried again."""
     imap: PoolImap | None = None
     pop3: PoolPop3 | None = None
     smtp: PoolSmtp | None = None
@@ -243,12 +259,15 @@ class Limits(Table):
     login_deadline: Duration = 60.0
     """From accept to logged in, TLS handshake included."""
     connections_per_address: Annotated[int, Field(ge=1)] = 100
+    """Of one client address, at a time."""
     connections_per_user: Annotated[int, Field(ge=1)] = 50
+    """Logged in as one user, at a time."""
     logins_per_address: Annotated[int, Field(ge=1)] = 120
-    """A minute."""
+    """Attempts from one client address, a minute."""
     failure_delay: Duration = 2.0
     """After a wrong password; doubles to 15s for an address that goes on."""
     message_size: Size = 50 << 20
+    """Of one message; announced by SIZE (RFC 1870)."""
     recipients: Annotated[int, Field(ge=1)] = 1000
     """In one message."""
     line: Annotated[int, Field(ge=512)] = 8192

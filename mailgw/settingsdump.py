@@ -14,6 +14,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
 from mailgw.settings import DURATION, SIZE, Plug, Settings
+from mailgw.settingsfaults import models_in
 
 MASK = "***"
 _TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
@@ -82,12 +83,18 @@ def _block(path: str, double: bool, table: Any) -> Iterator[str]:
 
 
 def _pairs(table: BaseModel) -> Iterator[tuple[str, str]]:
-    """The plain keys of a table. What is unset has no value in TOML, and stays away."""
+    """The plain keys of a table; those without a value stay away."""
     for key, field in type(table).model_fields.items():
         value = getattr(table, key)
-        if value is None or _is_table(value) or (isinstance(value, SecretBytes) and not value.get_secret_value()):
-            continue
-        yield field.alias or key, shown(value, field)
+        if not _is_unset(value, field) and not _is_table(value):
+            yield field.alias or key, shown(value, field)
+
+
+def _is_unset(value: Any, field: FieldInfo) -> bool:
+    """It has no value, or is an empty secret, or an empty list of tables."""
+    empty_secret = isinstance(value, SecretBytes | SecretStr) and not value.get_secret_value()
+    no_tables = value == () and any(models_in(field.annotation))
+    return value is None or empty_secret or no_tables or (value == "" and field.default == "")
 
 
 def _number(value: float, field: FieldInfo | None) -> str:

@@ -19,7 +19,7 @@ LEVELS = {
     **dict.fromkeys(FOUNDATIONS, 0),
     "wire": 1,
     **dict.fromkeys(ROOMS, 2),
-    "gateway": 3,
+    **dict.fromkeys(("gateway", "check"), 3),
     **dict.fromkeys(("tap", "cli"), 4),
 }
 """Imports go to a lower number only, or stay in the room; foundations may import one another."""
@@ -85,9 +85,9 @@ def imports(file: str, text: str) -> Iterator[Import]:
 
 
 def room(dotted: str) -> str:
-    """@return: C{edge} for C{mailgw.edge.tls}; the settings are one room in several files."""
+    """@return: C{edge} for C{mailgw.edge.tls}; the settings are one room in several files, and so are the checks."""
     name = [*dotted.split("."), ""][1]
-    return "settings" if name.startswith("settings") else name
+    return next((common for common in ("settings", "check") if name.startswith(common)), name)
 
 
 def within(name: str, module: str) -> bool:

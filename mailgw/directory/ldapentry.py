@@ -94,9 +94,7 @@ def read_identity(
         raise EntryFault(f"{entry.dn}: {username} is no user name")
     mail = (value.lower().removeprefix("smtp:") for name in addresses for value in entry.values(name))
     attributes = {name: values for name in others if (values := entry.values(name))}
-    return Identity(
-        names[0], directory, entry.dn, tuple(dict.fromkeys(mail)), tuple(groups), MappingProxyType(attributes)
-    )
+    return Identity(names[0], directory, entry.dn, tuple(dict.fromkeys(mail)), tuple(groups), attributes)
 
 
 def why_refused(outcome: Outcome) -> str:

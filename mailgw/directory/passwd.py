@@ -153,7 +153,7 @@ class PasswdDirectory:
         await self._crew.stop()
 
     def _identity(self, users: Users, line: Line) -> Identity:
-        return Identity(line.name, self.name, addresses=users.addresses(line), attributes=line.extra)
+        return Identity(line.name, self.name, addresses=users.addresses(line), attributes=dict(line.extra))
 
     def _verify(self, stored: str, password: bytes) -> bool:
         """In a thread."""

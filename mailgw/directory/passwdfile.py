@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from mailgw.directory import schemes
 from mailgw.directory.names import password_fault, well_formed
@@ -51,7 +50,7 @@ class Line:
         for word in words.split():
             key, _, value = word.partition("=")
             extra[key] = (*extra.get(key, ()), value)
-        return cls(name, stored.strip(), MappingProxyType(extra))
+        return cls(name, stored.strip(), extra)
 
 
 def matters(text: str) -> bool:

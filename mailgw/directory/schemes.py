@@ -156,25 +156,23 @@ def _crypt(text: str, encoding: str, password: bytes) -> bool:
     if stored.startswith("$argon2"):
         return _argon2(stored, "", password)
     portable = _PORTABLE.get(stored[:3]) or (des_crypt if len(stored) == 13 and "$" not in stored else None)
-    if portable is not None and (_SYSTEM is None or not _is_text(password)):
-        return bool(portable.verify(password, stored))
-    if _SYSTEM is None or not _is_text(password):
+    made = _by_libcrypt(password, stored)
+    if made is not None:
+        return hmac.compare_digest(made.encode(), stored.encode())
+    if portable is None:
         raise ValueError
+    return bool(portable.verify(password, stored))
+
+
+def _by_libcrypt(password: bytes, stored: str) -> str | None:
+    """C{None} where there is no libcrypt, or it cannot: the password is no text or too long, the hash is strange."""
+    if _SYSTEM is None:
+        return None
     try:
         made = _SYSTEM(password.decode(), stored)
-    except OSError:
-        raise ValueError from None
-    if made is None or made.startswith("*"):
-        raise ValueError
-    return hmac.compare_digest(made.encode(), stored.encode())
-
-
-def _is_text(password: bytes) -> bool:
-    try:
-        password.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    except (OSError, UnicodeDecodeError):
+        return None
+    return None if made is None or made.startswith("*") else made
 
 
 def _md5(text: str, encoding: str, password: bytes) -> bool:

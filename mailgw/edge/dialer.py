@@ -145,6 +145,12 @@ def _words(reason: Failure) -> str:
     return reason.getErrorMessage()
 
 
+class _Quiet(Factory):
+    """Builds one connection, and does not log that it does."""
+
+    noisy = False
+
+
 class Dialer:
     """Opens connections to backends."""
 
@@ -161,7 +167,7 @@ class Dialer:
         """
         connection = BackendConnection(backend, dialogue, self._tls[backend.pool].creator(backend.host))
         try:
-            await self._endpoint(backend).connect(Factory.forProtocol(lambda: connection))
+            await self._endpoint(backend).connect(_Quiet.forProtocol(lambda: connection))
         except ConnectTimeout:
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: no answer within {self.limits.connect:g} s") from None
         except (ConnectError, DNSLookupError, OSError) as error:

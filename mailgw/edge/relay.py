@@ -110,10 +110,12 @@ class Relay:
         if not self._ending:
             self._ending = "closed by the client" if half is self.client else "closed by the backend"
             self._since = self._sweeper.clock.seconds()
-            for side in (self.client, self._backend):
-                side.transport.unregisterProducer()
-            half.peer.transport.resumeProducing()  # or it would not see the other end close
-            half.peer.transport.loseConnection()
+            if not half.closed:
+                half.transport.unregisterProducer()
+            if not half.peer.closed:
+                half.peer.transport.unregisterProducer()
+                half.peer.transport.resumeProducing()  # or it would not see the other end close
+                half.peer.transport.loseConnection()
         if self.client.closed and self._backend.closed:
             self._sweeper.relays.discard(self)
             self._over()
@@ -144,9 +146,9 @@ class Sweeper(TimerService):
     """One timer for the idle checks of all relays."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        self.clock: Any = clock
         self.relays: set[Relay] = set()
         TimerService.__init__(self, SWEEP, self._sweep)
+        self.clock: Any = clock
 
     def _sweep(self) -> None:
         now = self.clock.seconds()

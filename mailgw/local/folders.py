@@ -15,8 +15,8 @@ from twisted.mail import imap4
 from zope.interface import implementer
 
 from mailgw.local.disk import Disk, locked, read_file, replace_file, sync
-from mailgw.local.maildir import Folder
 from mailgw.local.mailbox import Mailbox
+from mailgw.local.maildir import Folder
 from mailgw.local.names import (
     DELIMITER,
     INBOX,

@@ -125,7 +125,7 @@ class Scanner:
     def flags(self) -> list[str]:
         """A list of flags in parentheses."""
         self.expect(b"(")
-        found = []
+        found: list[str] = []
         while not self.accept(b")"):
             if found:
                 self.space()

@@ -210,19 +210,28 @@ class Folder:
                     after.append(self._store_one(entry, given, mode, keywords))
             return after
 
+    def letters(self, flags: Sequence[str]) -> str:
+        """The letters for flags in this folder; new keywords get one."""
+        with self._locked():
+            return Keywords(self.path).letters(flags, learn=True)
+
     def _store_one(self, entry: Entry, given: set[str], mode: int, keywords: Keywords) -> Entry:
-        for known in (lambda: entry, lambda: self.current(entry)):
-            old = known()
-            letters = set(old.letters)
-            if mode:
-                letters = letters | given if mode > 0 else letters - given
-            else:
-                letters = given | set(keywords.unnamed(old.letters))
-            target = replace(old, subfolder="cur", name=f"{old.base}:2,{''.join(sorted(letters))}")
-            with suppress(FileNotFoundError):
-                os.rename(self.file(old), self.file(target))
-                return target
-        raise MessageGone(entry.base)
+        with suppress(FileNotFoundError):
+            return self._flag(entry, given, mode, keywords)
+        try:
+            return self._flag(self.current(entry), given, mode, keywords)
+        except FileNotFoundError:
+            raise MessageGone(entry.base) from None
+
+    def _flag(self, entry: Entry, given: set[str], mode: int, keywords: Keywords) -> Entry:
+        letters = set(entry.letters)
+        if mode:
+            letters = letters | given if mode > 0 else letters - given
+        else:
+            letters = given | set(keywords.unnamed(entry.letters))
+        after = replace(entry, subfolder="cur", name=f"{entry.base}:2,{''.join(sorted(letters))}")
+        os.rename(self.file(entry), self.file(after))
+        return after
 
     def expunge(self, only: frozenset[int] | None = None) -> Snapshot:
         """Remove messages that have the flag \\Deleted now; of these only some, if UIDs are given."""

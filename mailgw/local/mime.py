@@ -7,6 +7,7 @@ part, undivided.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import IO
@@ -78,12 +79,13 @@ def pick_fields(header: bytes, names: frozenset[str], *, negate: bool) -> bytes:
 
 def read_header(file: IO[bytes]) -> bytes:
     """The header at the beginning of a file, its empty line included."""
-    lines, size = [], 0
+    lines, size, fresh = [], 0, True
     while line := file.readline(MAX_LINE):
         lines.append(line)
         size += len(line)
-        if line == b"\r\n" or size > MAX_HEADER:
+        if (fresh and line == b"\r\n") or size > MAX_HEADER:
             break
+        fresh = line.endswith(b"\n")
     return b"".join(lines)
 
 
@@ -125,25 +127,24 @@ class _Scan:
 
     def line(self, line: bytes, *, fresh: bool) -> None:
         """Take a line, or with C{fresh} false the rest of one."""
-        if not (fresh and line.startswith(b"--") and self._boundary(line.rstrip())) and self._in_header:
-            self._header_line(line)
+        if not (fresh and line.startswith(b"--") and self._boundary(line)) and self._in_header:
+            self._header_line(line, fresh)
         self._offset += len(line)
         self._lines += line.endswith(b"\n")
 
     def finish(self) -> Part:
         """Everything has been read."""
-        if self._in_header:
-            self._end_header(self._offset)
+        self._break_headers()
         self._close_down_to(0, self._offset, self._lines)
         return self._root
 
     # --- headers -----------------------------------------------------------------------------------------------------
 
-    def _header_line(self, line: bytes) -> None:
+    def _header_line(self, line: bytes, fresh: bool) -> None:
         self._header_size += len(line)
         if self._header_size <= MAX_HEADER:
             self._header.append(line)
-        if line == b"\r\n":
+        if fresh and line == b"\r\n":
             self._end_header(self._offset + len(line), self._lines + 1)
 
     def _end_header(self, body: int, first_line: int | None = None) -> None:
@@ -176,32 +177,30 @@ class _Scan:
 
     def _boundary(self, line: bytes) -> bool:
         """If the line delimits an open multipart, the innermost such: end what is in it. True if so."""
+        text = line.rstrip()
         for level in range(len(self._open) - 1, -1, -1):
             delimiter = self._open[level].delimiter
-            if not delimiter or not line.startswith(delimiter):
-                continue
-            if line == delimiter or line == delimiter + b"--":
-                self._cut(level, last=line != delimiter)
+            if delimiter and text in (delimiter, delimiter + b"--"):
+                self._cut(level, self._offset + len(line), last=text != delimiter)
                 return True
         return False
 
-    def _cut(self, level: int, *, last: bool) -> None:
+    def _cut(self, level: int, behind: int, *, last: bool) -> None:
         """The CRLF before a delimiter belongs to it, not to the part (RFC 2046 §5.1.1)."""
-        if self._in_header:
-            self._end_header(self._offset)
-            del self._open[level + 2 :]  # a header cut short may have been a message's or a multipart's
+        self._break_headers()
         self._close_down_to(level + 1, max(self._offset - 2, 0), self._lines - 1)
         here = self._open[level]
         if last or self._parts >= MAX_PARTS:
-            here.delimiter = b""
-        if not last and self._parts < MAX_PARTS:
-            part = Part(self._offset)
-            part.start = self._offset + self._delimiter_length(here.delimiter)
-            here.part.children.append(part)
-            self._enter(part)
+            here.delimiter = b""  # what follows is the epilogue
+            return
+        part = Part(behind)
+        here.part.children.append(part)
+        self._enter(part)
 
-    def _delimiter_length(self, delimiter: bytes) -> int:
-        return len(delimiter)
+    def _break_headers(self) -> None:
+        """A header without its empty line is over; so is that of the message which it may announce."""
+        while self._in_header:
+            self._end_header(self._offset)
 
     def _close_down_to(self, level: int, end: int, line: int) -> None:
         while len(self._open) > level:
@@ -231,7 +230,7 @@ def parse_parameters(value: bytes) -> tuple[str, tuple[tuple[str, str], ...]]:
     return first[0], tuple((name.lower(), text) for name, text in _plain(rest))
 
 
-def _plain(parameters: list[tuple[str, object]]) -> list[tuple[str, str]]:
+def _plain(parameters: Sequence[tuple[str, object]]) -> list[tuple[str, str]]:
     """The standard library gives a tuple where it has joined the pieces of RFC 2231; IMAP clients take either form."""
     from email.utils import collapse_rfc2231_value
 

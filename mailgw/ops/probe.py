@@ -18,7 +18,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from mailgw.endpoints import WILDCARDS, address_of
+from mailgw.endpoints import address_of
 from mailgw.ops.talk import Dialect, Line, Offer, TalkError, dialect, printable
 from mailgw.settings import Listener, Settings
 
@@ -185,11 +185,11 @@ def _unreachable(target: Target, finding: Finding, error: OSError) -> Finding:
         return replace(finding, skipped="this machine has no IPv6")
     if isinstance(error, ConnectionRefusedError) and not target.expected:
         return replace(finding, skipped="nothing listens there")
+    if isinstance(error, TimeoutError):
+        return replace(finding, fault="no answer in time")
     if isinstance(error, ssl.SSLError):
         return replace(finding, fault=f"TLS handshake fails: {(error.reason or str(error)).replace('_', ' ').lower()}")
-    return replace(
-        finding, fault=(error.strerror or str(error) or "no answer in time").replace("timed out", "no answer in time")
-    )
+    return replace(finding, fault=error.strerror or str(error))
 
 
 def _guessed(target: Target, context: ssl.SSLContext, now: datetime, seconds: float, finding: Finding) -> Finding:
@@ -313,7 +313,16 @@ def name_of(name: x509.Name) -> str:
 
 def table(findings: Sequence[Finding]) -> str:
     """The findings as aligned columns, faults at the end of their lines."""
-    head = ("SERVICE", "ADDRESS", "TLS", "VERSION AND CIPHER", "CERTIFICATE", "SASL BEFORE > AFTER TLS", "RESULT")
+    head = (
+        "SERVICE",
+        "ADDRESS",
+        "TLS",
+        "VERSION AND CIPHER",
+        "CERTIFICATE",
+        "SASL BEFORE > AFTER",
+        "CLEAR LOGIN",
+        "RESULT",
+    )
     return aligned([head, *(_row(finding) for finding in findings)])
 
 
@@ -323,11 +332,16 @@ def _row(finding: Finding) -> tuple[str, ...]:
         verified = "verified" if finding.verified else "NOT VERIFIED"
         certificate = f"{finding.certificate} by {finding.issuer}, {finding.days} days, {verified}"
     sasl = f"{' '.join(finding.before) or '-'} > {' '.join(finding.after) or '-'}"
-    result = f"FAILED: {finding.fault}" if finding.fault else f"skipped: {finding.skipped}" if finding.skipped else "ok"
-    if finding.plaintext and not finding.fault:
-        result += " (takes passwords without TLS)"
-    version = f"{finding.version} {finding.cipher}".strip() or "-"
-    return (finding.service or "?", finding.address, finding.tls or "?", version, certificate or "-", sasl, result)
+    return (
+        finding.service or "?",
+        finding.address,
+        finding.tls or "?",
+        f"{finding.version} {finding.cipher}".strip() or "-",
+        certificate or "-",
+        sasl,
+        "OFFERED" if finding.plaintext else "no",
+        f"FAILED: {finding.fault}" if finding.fault else f"skipped: {finding.skipped}" if finding.skipped else "ok",
+    )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

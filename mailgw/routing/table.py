@@ -49,12 +49,16 @@ class NameMap:
         """
         entries: dict[str, str] = {}
         notes, faults = [], []
+        good: set[str] = set()  # a hundred thousand users live on a handful of hosts: each is looked at once
         for number, line in logical_lines(text):
             line = line.strip()
             if not line or line.startswith("#"):
                 continue
             try:
                 name, value = _name_and_value(line)
+                if value not in good:
+                    split_host(value.rpartition("@")[2])
+                    good.add(value)
             except ValueError as error:
                 faults.append(f"{number}: {error}")
                 continue
@@ -74,14 +78,15 @@ _COMMENT = re.compile(r"\s+#.*\Z")
 
 def _name_and_value(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
-    name, value = name.rstrip(), _COMMENT.sub("", " " + value).strip()
+    if "#" in value:
+        value = _COMMENT.sub("", " " + value)
+    name, value = name.rstrip(), value.strip()
     if not colon:
         raise ValueError("no colon between user and host")
     if not name:
         raise ValueError("no user before the colon")
     if not value:
         raise ValueError("no host after the colon")
-    split_host(value.rpartition("@")[2])
     return name, value
 
 

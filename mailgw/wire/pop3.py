@@ -55,6 +55,10 @@ class Pop3Server(ServerSide):
         self._username = None
         return super().secured()
 
+    def expire(self, reason: str) -> bytes:
+        """The parting words. Who is turned away before our greeting has met a limit (RFC 2449 §8.1.2)."""
+        return super().expire(reason if self._greeted else f"[IN-USE] {reason}")
+
     # --- words -------------------------------------------------------------------------------------------------------
 
     def _capabilities(self) -> list[str]:
@@ -76,8 +80,8 @@ class Pop3Server(ServerSide):
         return b"+OK " + (text or b"Logged in") + b"\r\n"
 
     def _closing(self, reply: bytes, text: str) -> bytes:
-        """A command has one reply; where it has had none, the reason is it. Turned away at the door means a limit."""
-        return reply or self._bad(text if self._greeted else f"[IN-USE] {text}")
+        """A command has one reply; where it has had none, the reason is it."""
+        return reply or self._bad(text)
 
     def _listed(self, words: list[str]) -> list[Event]:
         """A reply of several lines (RFC 1939 §3)."""

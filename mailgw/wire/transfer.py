@@ -178,9 +178,11 @@ class Transfer:
             return [Send(self._lines.popleft() + b"\r\n")]
         if code == 235:
             return self._ready()
+        # A backend may repeat what it was given: of its words at a login only the codes reach the log.
+        words = [to_reply(code, lines).enhanced]
         if code == 535:
-            return self._refused(Failure.REJECTED, f"AUTH: {code} {' / '.join(lines)[:200]}")
-        return self._unwelcome(code, lines, "AUTH") if code >= 400 else self._refused(Failure.PROTOCOL, f"AUTH: {code}")
+            return self._refused(Failure.REJECTED, f"AUTH: {code} {words[0]}")
+        return self._unwelcome(code, words, "AUTH")
 
     def _ready(self) -> list[Any]:
         self._access = None
@@ -217,9 +219,14 @@ class Transfer:
         """Send a piece of the message; it has CRLF line ends and no transparency dots."""
         return [Send(self._stuffer.feed(data))] if data else []
 
+    @property
+    def finals(self) -> int:
+        """How many replies the final dot has: with LMTP one for each accepted recipient (RFC 2033 §4.2)."""
+        return self._accepted if self._lmtp else 1
+
     def finish(self) -> list[Any]:
         """Send the final dot."""
-        self._asked.extend([END] * (self._accepted if self._lmtp else 1))
+        self._asked.extend([END] * self.finals)
         return [Send(self._stuffer.finish())]
 
     def reset(self) -> list[Any]:

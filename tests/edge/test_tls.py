@@ -245,9 +245,11 @@ class PoolTlsTests(TlsCase):
                 verdict.append(reason.value)
 
         client = creator.clientConnectionForTLS(Watcher())  # type: ignore[arg-type]
-        shake(client, self.server(identities))
-        if verdict:
-            raise verdict[0]
+        try:
+            shake(client, self.server(identities))
+        finally:
+            if verdict:
+                raise verdict[0]
         return client
 
     def test_right_name(self) -> None:

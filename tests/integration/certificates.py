@@ -47,9 +47,7 @@ def certificates() -> Certificates:
     _write(made.ca, _authority(authority, ca_key))
     _write(made.certificate, _server(server, key, authority, ca_key))
     made.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return made
 
@@ -59,7 +57,7 @@ def _write(path: Path, certificate: x509.Certificate) -> None:
 
 
 def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: x509.Name) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -41,13 +41,18 @@ class Imap(imaplib.IMAP4):
         if tls == "starttls":
             self.starttls(context)
 
-    def _create_socket(self, timeout: float | None) -> socket.socket:  # type: ignore[override]  # typeshed: no timeout
+    def _create_socket(self, timeout: float | None) -> socket.socket:
         return _connected(self.port, timeout, self._source, self._context if self._implicit else None)
 
     def append_message(self, message: bytes, folder: str = "INBOX") -> None:
         """APPEND, or the test fails."""
         answer = self.append(folder, "", "", message)
         assert answer[0] == "OK", answer
+
+    def count(self) -> int:
+        """How many messages the selected folder has."""
+        told: Any = self.untagged_responses["EXISTS"][-1]
+        return int(told)
 
     def message(self, number: int | str = 1) -> bytes:
         """The whole of one message, its flags unchanged."""
@@ -77,8 +82,12 @@ class Pop3(poplib.POP3):
         @raise poplib.error_proto: refused.
         """
         self.user(user)
-        self._putline(b"PASS " + password)
-        answer: bytes = self._getresp()
+        return self._ask(b"PASS " + password)
+
+    def _ask(self, command: bytes) -> bytes:
+        poplib_self: Any = self  # typeshed does not know what stands below the commands
+        poplib_self._putline(command)
+        answer: bytes = poplib_self._getresp()
         return answer
 
     def message(self, number: int = 1) -> bytes:
@@ -86,10 +95,8 @@ class Pop3(poplib.POP3):
 
         poplib refuses lines over 2048 octets, which mail may have; this reads on.
         """
-        self._putcmd(f"RETR {number}")
-        self._getresp()
+        self._ask(b"RETR %d" % number)
         lines: list[bytes] = []
-        assert self.file is not None
         while (line := self.file.readline()) != b".\r\n":
             assert line.endswith(b"\r\n"), line[-100:]
             lines.append(line[1:] if line.startswith(b".") else line)
@@ -109,7 +116,7 @@ class Smtp(smtplib.SMTP):
             self.starttls(context=context)
             self.ehlo()
 
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # type: ignore[override]  # not in typeshed
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         return _connected(port, timeout, self._source, self._context if self._implicit else None)
 
 

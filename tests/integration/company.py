@@ -14,9 +14,12 @@ from tests.integration.dovecot import DOVECOTS_OCTETS, EVERY_OCTET, MASTER, MAST
 from tests.integration.exim import Exim
 from tests.integration.gateway import ROOMY, Gateway
 from tests.integration.ports import needs
-from tests.integration.slapd import Slapd
+from tests.integration.slapd import BASE, SERVICE, SERVICE_PASSWORD, Slapd
 
-GROUP = "cn=mail,ou=company,dc=example,dc=org"
+PLACE = f"ou=company,{BASE}"
+GROUP = f"cn=mail,{PLACE}"
+HOSTS = {"be1": "localhost", "be2": "127.0.0.1"}
+"""The same machine by a name and by an address: certificates are checked for either."""
 RELAY, RELAY_PASSWORD = "relay", "relaypw"
 
 
@@ -41,7 +44,7 @@ class Person:
     @property
     def dn(self) -> str:
         """Where the entry is."""
-        return f"uid={self.uid},ou=company,dc=example,dc=org"
+        return f"uid={self.uid},{PLACE}"
 
     def ldif(self) -> str:
         """The entry."""
@@ -61,13 +64,15 @@ EVERY = Person("every", "be1", EVERY_OCTET)
 OUTSIDER = Person("outsider", "be1", b"outsiderpw", member=False)
 REJECT = Person("reject", "be1", b"rejectpw")
 DEFER = Person("defer", "be1", b"deferpw")
+PAT = Person("pat", "be2", b"patpw")
+"""Not in slapd: in the other directory, see L{Company.with_another_directory}."""
 PEOPLE = (ANNA, BEN, QUOTED, ODD, EVERY, OUTSIDER, REJECT, DEFER)
 
 
 def _ldif() -> str:
     group = "".join(f"member: {person.dn}\n" for person in PEOPLE if person.member)
     return (
-        "dn: ou=company,dc=example,dc=org\nobjectClass: organizationalUnit\nou: company\n\n"
+        f"dn: {PLACE}\nobjectClass: organizationalUnit\nou: company\n\n"
         + "".join(person.ldif() for person in PEOPLE)
         + f"dn: {GROUP}\nobjectClass: groupOfNames\ncn: mail\n{group}"
     )
@@ -77,7 +82,7 @@ class Company:
     """The servers, made and not started; C{slapd}, C{be1}, C{be2} and C{exim}."""
 
     def __init__(self) -> None:
-        passwords = {person.mail: person.password for person in PEOPLE}
+        passwords = {person.mail: person.password for person in (*PEOPLE, PAT)}
         self.slapd = Slapd()
         self.be1, self.be2 = Dovecot(passwords), Dovecot(passwords)
         self.exim = Exim({RELAY: RELAY_PASSWORD, ANNA.mail: "annapw", BEN.mail: "benpw"})
@@ -102,9 +107,9 @@ kind = "ldap"
 uri = "{uri}"
 starttls = {"true" if starttls else "false"}
 ca = "{self.slapd.ca}"
-bind_dn = "cn=mailgw,ou=services,dc=example,dc=org"
-bind_password = "servicesecret"
-base = "ou=company,dc=example,dc=org"
+bind_dn = "{SERVICE}"
+bind_password = "{SERVICE_PASSWORD}"
+base = "{PLACE}"
 filter = "(&(objectClass=inetOrgPerson)(|(uid={{user}})(mail={{user}})))"
 username = "mail"
 addresses = ["mail", "mailLocalAddress"]
@@ -121,6 +126,12 @@ allow_groups = ["{GROUP}"]
         @param starttls: towards slapd, instead of ldaps.
         """
         return self.directory(starttls) + self.routes(login, tls, smtp or self.to_exim()) + ROOMY
+
+    def with_another_directory(self, settings: str) -> str:
+        """These settings with a passwd file in front of the directory; it has nobody but Pat."""
+        path = self.exim.folder / "passwd"
+        path.write_text(f"{PAT.mail}:{{PLAIN}}{PAT.password.decode()}:mailHost={PAT.home}\n")
+        return f'[[directory]]\nkind = "passwd"\nfile = "{path}"\n' + settings
 
     def routes(self, login: str, tls: str, smtp: str) -> str:
         """The tables from route to domains."""
@@ -164,7 +175,7 @@ accept = ["example.org"]
         dovecot: Dovecot = getattr(self, name)
         imap, pop3 = (dovecot.imaps, dovecot.pop3s) if tls == "implicit" else (dovecot.imap, dovecot.pop3)
         smtp = f", smtp = {dovecot.lmtp}" if lmtp else ""
-        return f'{{host = "localhost", name = "{name}", imap = {imap}, pop3 = {pop3}{smtp}}}'
+        return f'{{host = "{HOSTS[name]}", name = "{name}", imap = {imap}, pop3 = {pop3}{smtp}}}'
 
 
 class CompanyTestCase(ServersTestCase):
@@ -176,10 +187,8 @@ class CompanyTestCase(ServersTestCase):
     @classmethod
     def start_servers(cls) -> None:
         company = cls.company = Company()
-        for server in (company.be1, company.be2, company.exim):
+        for server in (company.slapd, company.be1, company.be2, company.exim):
             cls.run_server(server)
-        cls.at_end(company.slapd.stop)
-        company.slapd.start()
         company.slapd.add(_ldif())
 
     def gateway(self, settings: str) -> Gateway:

@@ -89,8 +89,7 @@ class EmbeddedTestCase(ServersTestCase):
 
         def there() -> list[bytes]:
             imap.select()
-            count = int(imap.untagged_responses["EXISTS"][-1] or 0)
-            found.extend(m for m in map(imap.message, range(1, count + 1)) if mark in m)
+            found.extend(m for m in map(imap.message, range(1, imap.count() + 1)) if mark in m)
             return found
 
         wait_for(f"a message with {mark!r}", there)

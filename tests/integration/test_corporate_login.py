@@ -104,15 +104,15 @@ class BackendTests(CompanyTestCase):
         for service, address in (("imap", "127.0.0.31"), ("pop3", "127.0.0.32")):
             self.company.be1.wait_for_log(f"rip={address}")
             log = self.company.be1.log()
-            line = re.search(rf"{service}-login: .*Login: user=<anna@example\.org>.* rip={address},.*", log)
+            line = re.search(rf"{service}-login: .*(?:Login|Logged in): user=<anna@example\.org>.* rip={address},.*", log)
             self.assertIsNotNone(line, log[-3000:])
             assert line is not None
             session = re.search(r"session=<([^>]+)>", line[0])
             assert session is not None, line[0]
-            self.assertIn(session[1], gateway.session_ids(), line[0])
+            gateway.wait_for_log(session[1])
 
     def test_capabilities(self) -> None:
-        """The tagged OK of the login shows what the backend can do."""
+        """The tagged OK of the login shows what the backend can do, but for what matters before a login only."""
         gateway = self.gateway(self.company.settings())
         told = []
         for port, user in ((gateway.ports.imaps, b"anna"), (self.company.be1.imaps, b"anna@example.org")):
@@ -124,15 +124,15 @@ class BackendTests(CompanyTestCase):
                 self.assertIsNotNone(match, lines)
                 assert match is not None
                 told.append(set(match[1].split()))
-        self.assertEqual(told[0], told[1])
+        self.assertEqual(told[0], told[1] - {b"SASL-IR", b"LOGIN-REFERRALS"})
         self.assertIn(b"IDLE", told[0])
 
     def test_group(self) -> None:
-        """Who is not in the group that may use mail gets the reply of a wrong password."""
+        """Who is not in the group that may use mail is refused."""
         gateway = self.gateway(self.company.settings(starttls=True))
         imap = Imap(gateway.ports.imap, "starttls", self.context)
         refused = self.assertRaises(imaplib.IMAP4.error, imap.login, OUTSIDER.uid, OUTSIDER.password.decode())
-        self.assertIn("[AUTHENTICATIONFAILED]", str(refused))
+        self.assertIn("[AUTHORIZATIONFAILED]", str(refused))
         imap.logout()
         pop3 = Pop3(gateway.ports.pop3, "starttls", self.context)
         refused = self.assertRaises(poplib.error_proto, pop3.login, OUTSIDER.uid, OUTSIDER.password)
@@ -180,7 +180,7 @@ class PasswordTests(CompanyTestCase):
                 wire.send(step)
                 self.assertTrue(wire.line().startswith(b"+"))
             wire.send(literals[2] % password)
-            self.assertTrue(wire.tagged(b"a")[-1].startswith(b"a OK"))
+            self.assertRegex(wire.tagged(b"a")[-1], rb"^a OK")
         plain = base64.b64encode(b"\0%s\0%s" % (user, password))
         words = [base64.b64encode(user), base64.b64encode(password)]
         for port, greeting, command, good in (
@@ -229,4 +229,4 @@ class PasswordTests(CompanyTestCase):
         escaped = QUOTED.password.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
         with self.wire(gateway.ports.imaps, b"* OK") as wire:
             wire.send(b'a LOGIN "quoted" "%s"\r\n' % escaped)
-            self.assertTrue(wire.tagged(b"a")[-1].startswith(b"a OK"))
+            self.assertRegex(wire.tagged(b"a")[-1], rb"^a OK")

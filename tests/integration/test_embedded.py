@@ -187,7 +187,7 @@ class LoginTests(EmbeddedTestCase):
         self.assertNotIn("USER", capabilities)
         self.assertNotIn("SASL", capabilities)
         for command in (f"USER {USER}", "AUTH PLAIN"):
-            refused = self.assertRaises(poplib.error_proto, pop3._shortcmd, command)
+            refused = self.assertRaises(poplib.error_proto, pop3._shortcmd, command)  # type: ignore[attr-defined]  # typeshed
             self.assertTrue(refused.args[0].startswith(b"-ERR [AUTH]"), refused)
         pop3.quit()
 

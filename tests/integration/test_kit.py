@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import poplib
 import smtplib
+import ssl
 import time
 
 from tests.integration.case import ServersTestCase
@@ -19,6 +20,8 @@ USERS = {"alice@example.org": b"alicepw", "odd@example.org": DOVECOTS_OCTETS}
 
 class DovecotTests(ServersTestCase):
     skip = needs("dovecot", "openssl")
+    dovecot: Dovecot
+    context: ssl.SSLContext
 
     @classmethod
     def start_servers(cls) -> None:
@@ -97,6 +100,8 @@ class DovecotTests(ServersTestCase):
 
 class EximTests(ServersTestCase):
     skip = needs("exim4", "openssl")
+    exim: Exim
+    context: ssl.SSLContext
 
     @classmethod
     def start_servers(cls) -> None:
@@ -144,7 +149,9 @@ class EximTests(ServersTestCase):
         self.exim.pause()
         try:
             began = time.monotonic()
-            self.assertRaises((TimeoutError, smtplib.SMTPServerDisconnected), Smtp, self.exim.smtp, "none", None, HOST, 0.5)
+            self.assertRaises(
+                (TimeoutError, smtplib.SMTPServerDisconnected), Smtp, self.exim.smtp, "none", None, HOST, 0.5
+            )
             self.assertLess(time.monotonic() - began, 5.0)
         finally:
             self.exim.resume()

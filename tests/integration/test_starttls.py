@@ -140,7 +140,7 @@ class StartTlsTests(EmbeddedTestCase):
 
     def test_tls_on_a_clear_port(self) -> None:
         """A client that starts TLS where clear text is spoken is sent away soon."""
-        for port, first, _, _ in self.services():
+        for port, _, _, _ in self.services():
             wire = self.greeted(port, b"")
             wire.send(_HELLO + b"\r\n" * 20)
             self.ended(wire)
@@ -154,7 +154,7 @@ class StartTlsTests(EmbeddedTestCase):
 
     def test_other_protocols(self) -> None:
         """A browser or an SSH client is sent away at its first line, in clear and in TLS."""
-        for port, first, _, _ in self.services():
+        for port, _, _, _ in self.services():
             wire = self.greeted(port, b"")
             wire.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             self.ended(wire)

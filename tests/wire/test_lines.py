@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailgw.wire.lines import BARE_LF, OVERLONG, LineBuffer
+from tests.wire.transcripts import at
 
 PIECES = st.sampled_from([b"\r", b"\n", b"\r\n", b"a", b"\0", b"bc", b"xxxxxx"])
 STREAMS = st.lists(PIECES, max_size=16).map(b"".join)
@@ -15,10 +16,9 @@ STREAMS = st.lists(PIECES, max_size=16).map(b"".join)
 def read(stream: bytes, cuts: list[int], max_line: int = 8) -> tuple[list[bytes], str, bytes]:
     """All lines of a stream cut at the given places, the fault, and what stays."""
     buffer = LineBuffer(max_line)
-    bounds = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     found = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
-        buffer.feed(stream[start:end])
+    for piece in at(stream, cuts):
+        buffer.feed(piece)
         while (line := buffer.next_line()) is not None:
             found.append(line)
     return found, buffer.fault, buffer.rest()

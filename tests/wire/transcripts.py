@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -74,7 +75,7 @@ class Failed:
 
 def whole(data: bytes) -> list[bytes]:
     """One segment."""
-    return [data]
+    return [data] if data else []
 
 
 def octets(data: bytes) -> list[bytes]:
@@ -92,6 +93,12 @@ def between(data: bytes) -> list[bytes]:
     return [piece for piece in data.replace(b"\r\n", b"\r\0CUT\n").split(b"\0CUT") if piece]
 
 
+def at(data: bytes, places: list[int]) -> list[bytes]:
+    """Cut at the given places, each taken modulo the length."""
+    bounds = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in pairwise(bounds) if start < end]
+
+
 CUTS: tuple[Cut, ...] = (whole, octets, lines, between)
 
 
@@ -105,9 +112,11 @@ def outgoing(entry: object, us: str) -> bytes | None:
 class Played:
     """What our side did: runs of bytes, and events between them."""
 
-    def __init__(self, dialogue: Any) -> None:
+    def __init__(self, dialogue: Any, greet: bool = False) -> None:
         self.dialogue = dialogue
         self.log: list[Any] = []
+        if greet:
+            self.take(dialogue.greet())
 
     def write(self, data: bytes) -> None:
         """Our side sent this."""
@@ -143,8 +152,8 @@ class Played:
         match action:
             case Admit(text):
                 reply, rest = self.dialogue.admit(text)
-                self.write(reply)
                 self.log.append(("rest", rest))
+                self.write(reply)
             case Refuse(kind):
                 self.take(self.dialogue.refuse(Refusal(kind, "for the log only")))
             case Secured():
@@ -168,12 +177,10 @@ def expected(script: Script, us: str) -> list[Any]:
     return want.log
 
 
-def play(dialogue: Any, script: Script, us: str, cut: Cut) -> list[Any]:
+def play(played: Played, script: Script, us: str, cut: Cut) -> list[Any]:
     """Play a script with one cut; what the other side says goes out in one piece up to the next action."""
-    played, them = Played(dialogue), "C" if us == "S" else "S"
+    them = "C" if us == "S" else "S"
     pending = b""
-    if hasattr(dialogue, "greet"):
-        played.take(dialogue.greet())
     for entry in script:
         said = outgoing(entry, them)
         if said is not None:
@@ -187,11 +194,9 @@ def play(dialogue: Any, script: Script, us: str, cut: Cut) -> list[Any]:
     return played.log
 
 
-def turns(dialogue: Any, script: Script, us: str) -> Iterator[tuple[list[Any], list[Any]]]:
+def turns(played: Played, script: Script, us: str) -> Iterator[tuple[list[Any], list[Any]]]:
     """Play a script line by line and yield what our side did and had to do, before each thing that comes next."""
-    played, them = Played(dialogue), "C" if us == "S" else "S"
-    if hasattr(dialogue, "greet"):
-        played.take(dialogue.greet())
+    them = "C" if us == "S" else "S"
     for number, entry in enumerate(script):
         said = outgoing(entry, them)
         if said is None and not isinstance(entry, Admit | Refuse | Secured):
@@ -205,11 +210,13 @@ def turns(dialogue: Any, script: Script, us: str) -> Iterator[tuple[list[Any], l
 
 
 class TranscriptCase(SynchronousTestCase):
-    """A test case that plays scripts with the dialogues that C{make} makes."""
+    """A test case that plays scripts with the dialogues that C{make} makes.
+
+    @cvar greeting: our greeting, where scripts are to begin with it; without it the dialogue is not asked to greet.
+    """
 
     us = "S"
     greeting = ""
-    """Our greeting, for scripts that do not say it themselves."""
 
     def make(self, **changes: Any) -> Any:
         """A new dialogue; the changes are its terms, or its access."""
@@ -217,9 +224,10 @@ class TranscriptCase(SynchronousTestCase):
 
     def converse(self, *script: Any, **changes: Any) -> None:
         """Assert that a conversation goes as written down, however the network cuts it."""
-        said = [self.greeting, *script] if self.greeting else list(script)
+        said, greet = ([self.greeting] if self.greeting else []) + list(script), bool(self.greeting)
         want = expected(said, self.us)
         for cut in CUTS:
-            self.assertEqual(play(self.make(**changes), said, self.us, cut), want, f"cut: {cut.__name__}")
-        for done, due in turns(self.make(**changes), said, self.us):
+            done = play(Played(self.make(**changes), greet), said, self.us, cut)
+            self.assertEqual(done, want, f"cut: {cut.__name__}")
+        for done, due in turns(Played(self.make(**changes), greet), said, self.us):
             self.assertEqual(done, due, "line by line")

@@ -1,0 +1,89 @@
+"""Settings files for tests: a good one, ways to change it, and plugs of no room in particular."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import SecretBytes
+
+from mailgw.settings import Duration, FilePath, FilePaths, Secret, Strings, Table
+
+GOOD = """
+[gateway]
+hostname = "mail.example.com"
+state = "var"
+[tls]
+certificate = "certs/a.crt"
+key = "certs/a.key"
+[[listener]]
+protocol = "imap"
+endpoint = "tcp:143"
+[[directory]]
+kind = "people"
+file = "people.txt"
+[[route]]
+kind = "anywhere"
+pool = "main"
+[pool.main]
+members = ["be1", {host = "be2", weight = 2}]
+[pool.main.imap]
+"""
+
+
+class PeopleOptions(Table):
+    """C{[[directory]]} of kind "people"."""
+
+    file: FilePath
+    more: FilePaths = ()
+    maybe: FilePath | None = None
+    password: Secret = SecretBytes(b"")
+    other: Secret | None = None
+    attributes: Strings = ("mailHost",)
+    timeout: Duration = 5.0
+
+
+class People:
+    """A directory of no use."""
+
+    Options = PeopleOptions
+
+
+class Anywhere:
+    """A rule of no use."""
+
+    class Options(Table):
+        """C{[[route]]} of kind "anywhere"."""
+
+        pool: str | None = None
+        name: str = ""
+        expect: tuple[str, ...] = ()
+
+        @property
+        def attributes_needed(self) -> tuple[str, ...]:
+            """Attributes that the rule will read."""
+            return self.expect
+
+
+class Bare:
+    """A plug that forgot its options."""
+
+
+TABLE = {
+    "protocol": {name: "tests.settingstext:Bare" for name in ("imap", "pop3", "submission", "mx")},
+    "directory": {"people": "tests.settingstext:People", "bare": "tests.settingstext:Bare"},
+    "route": {
+        "anywhere": "tests.settingstext:Anywhere",
+        "attribute": "tests.settingstext:Anywhere",
+        "hash": "tests.settingstext:Anywhere",
+        "local": "tests.settingstext:Anywhere",
+    },
+}
+"""What takes the place of L{mailgw.registry.TABLE}."""
+
+
+def write(folder: str | Path, text: str = GOOD) -> str:
+    """Write a settings file into a folder and return its path."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "mailgw.toml").write_text(text)
+    return str(path / "mailgw.toml")
