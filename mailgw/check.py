@@ -53,14 +53,19 @@ def addresses_of(host: str) -> list[str]:
 
 
 def is_ours(address: str) -> bool:
-    """Whether an address is one of this machine's: those are the ones that can be bound."""
+    """Whether an address is one of this machine's: traffic to those comes from the very same address.
+
+    Only asks for a route, nothing is sent. Binding would tell less: ip_nonlocal_bind lets any address be bound.
+    """
+    if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        return True
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as trial:
-            trial.bind((address, 0))
+            trial.connect((address, 9))
+            return _same(trial.getsockname()[0], address)
     except OSError:
         return False
-    return True
 
 
 def members(settings: Settings) -> Iterator[tuple[str, int, Member, str, int]]:

@@ -210,14 +210,13 @@ def obstacle_for(uid: int, groups: frozenset[int], file: str) -> str:
         folder = os.path.dirname(folder)
         folders.append(folder)
     for one in reversed(folders):
-        if not _allows(one, uid, groups, 0o1):
+        if not may(one, uid, groups, 0o1):
             return f"the folder {one} is closed (chgrp, and chmod g+x {one})"
-    return (
-        "" if _allows(file, uid, groups, 0o4) else f"its mode is {os.stat(file).st_mode & 0o777:04o} (chgrp, chmod g+r)"
-    )
+    return "" if may(file, uid, groups, 0o4) else f"its mode is {os.stat(file).st_mode & 0o777:04o} (chgrp, chmod g+r)"
 
 
-def _allows(path: str, uid: int, groups: frozenset[int], bit: int) -> bool:
+def may(path: str, uid: int, groups: frozenset[int], bit: int) -> bool:
+    """Whether the mode of a file or folder gives a user a right: 4 to read, 1 to go through."""
     status = os.stat(path)
     if uid == 0 or _has_acl(path):
         return True

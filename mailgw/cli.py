@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
+    arguments.config = getattr(arguments, "config", None)
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -73,7 +74,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Looks after a mailgw gateway; `twistd mailgw` runs it.",
         epilog=f"Settings: --config FILE, else $MAILGW_CONFIG, else {DEFAULT_CONFIG}.",
     )
-    parser.set_defaults(config=None)
     listing = argparse.ArgumentParser(add_help=False)
     listing.add_argument("--json", action="store_true", help="print JSON")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -325,7 +325,7 @@ def run_user_list(arguments: argparse.Namespace) -> int:
         names.extend(file.names())
 
     _attempt(file, read)
-    print(json.dumps(names) if arguments.json else "\n".join(names))
+    print(json.dumps(names) + "\n" if arguments.json else "".join(f"{name}\n" for name in names), end="")
     return 0
 
 

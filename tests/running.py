@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
+import hypothesis
 from twisted.scripts import trial
 from twisted.trial import reporter
 
@@ -42,6 +43,9 @@ def main() -> None:
     """Run trial with the arguments of this process; its exit status is ours."""
     if not any(argument.lstrip("./").startswith("tests") for argument in sys.argv[1:]):
         sys.argv.append("tests")
+    # No example takes too long on a machine that is busy with other things, and nothing is kept in the checkout.
+    hypothesis.settings.register_profile("mailgw", deadline=None, database=None)
+    hypothesis.settings.load_profile("mailgw")
     # Trial loads its reporter by the name that a plugin gives; this is the default one's.
     reporter.TreeReporter = SkipReporter  # type: ignore[misc]
     trial.run()

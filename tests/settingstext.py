@@ -69,7 +69,7 @@ class Bare:
 
 
 TABLE = {
-    "protocol": {name: "tests.settingstext:Bare" for name in ("imap", "pop3", "submission", "mx")},
+    "protocol": dict.fromkeys(("imap", "pop3", "submission", "mx"), "tests.settingstext:Bare"),
     "directory": {"people": "tests.settingstext:People", "bare": "tests.settingstext:Bare"},
     "route": {
         "anywhere": "tests.settingstext:Anywhere",

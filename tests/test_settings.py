@@ -364,7 +364,8 @@ class FaultTests(Case):
         self.assertEqual(
             faults,
             [
-                '23: listener.2.tls: must be one of "starttls", "optional", "implicit" or "none"; did you mean \'implicit\'?'
+                '23: listener.2.tls: must be one of "starttls", "optional", "implicit" or "none"'
+                "; did you mean 'implicit'?"
             ],
         )
 

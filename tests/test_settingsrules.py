@@ -7,8 +7,8 @@ import tomllib
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailgw import registry
-from mailgw.settingssource import dotted
 from mailgw.settingsrules import faults_between
+from mailgw.settingssource import dotted
 from tests.settingstext import GOOD, TABLE
 
 MX = '[[listener]]\nprotocol = "mx"\nendpoint = "tcp:25"\n'

@@ -44,6 +44,7 @@ class Link(Protocol):
     """See the module's docstring.
 
     @ivar failure: why the link is of no use any more, C{None} while it is.
+    @ivar watcher: called when it becomes so.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Link(Protocol):
         self._connection, self._clock, self._ended = connection, clock, ended
         self._asked: deque[Deferred[Reply]] = deque()
         self._linger: IDelayedCall | None = None
+        self.watcher: Callable[[], None] | None = None
         connection.take_over(self)
 
     @property
@@ -128,6 +130,8 @@ class Link(Protocol):
         if first:
             self._ended()
             self._connection.close()
+            if self.watcher is not None:
+                self.watcher()
 
     def drop(self) -> None:
         """Hang up in mid-sentence: a backend that has not seen the final dot keeps nothing (RFC 5321 §4.1.1.4)."""

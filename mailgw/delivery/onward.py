@@ -242,7 +242,7 @@ class Onward:
         """One reply; with LMTP one for each recipient."""
         if link.failure is not None:
             raise link.failure
-        asked = link.askgather(link.transfer.finish(), link.transfer.finals, self._connector.dialer.limits.backend_data)
+        asked = link.ask_all(link.transfer.finish(), link.transfer.finals, self._connector.dialer.limits.backend_data)
         return await gather(asked)
 
     def drop(self) -> None:
@@ -256,10 +256,12 @@ class Onward:
         else:
             link.quit()
 
-    @property
-    def transport(self) -> Any:
-        """Where the backend is written to, C{None} when it is gone."""
-        return self._link.transport if self._link is not None and self._link.failure is None else None
+    def couple(self, message: OnwardMessage) -> Any:
+        """Give the transport that the message is written to, C{None} when the backend is gone."""
+        if self._link is None or self._link.failure is not None:
+            return None
+        self._link.watcher = message.stopProducing
+        return self._link.transport
 
     def stalled(self) -> None:
         """The backend does not read."""
@@ -309,7 +311,7 @@ class OnwardMessage:
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Pause and resume C{producer} as the backend reads."""
         self._feeder = producer
-        self._coupled = self._onward.transport
+        self._coupled = self._onward.couple(self)
         if self._coupled is not None:
             self._coupled.registerProducer(self, True)
 

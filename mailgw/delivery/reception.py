@@ -86,7 +86,7 @@ class SmtpSession(Session):
         self._delivery: Any = None
         self._envelope: Envelope | None = None
         self._deciding: Deferred[None] | None = None
-        self._choked = self._half_closed = self._leaving = False
+        self._choked = self._half_closed = self._leaving = self._finishing = False
         self._idle: IDelayedCall | None = None
         self._heard = 0.0
 
@@ -94,8 +94,9 @@ class SmtpSession(Session):
 
     def dataReceived(self, data: bytes) -> None:
         self._heard = self._front.reactor.seconds()
+        waited = self._deciding is not None
         super().dataReceived(data)
-        if self._deciding is not None:
+        if waited and self._deciding is not None:  # it goes on sending before it has its answer
             self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
@@ -127,13 +128,18 @@ class SmtpSession(Session):
         self._ending = self._ending or reason.getErrorMessage()
         if self._idle is not None and self._idle.active():
             self._idle.cancel()
-        if self._deciding is not None:
-            self._deciding.cancel()
+        if not self._finishing:  # a message that is complete goes where it goes, with or without its sender
+            if self._deciding is not None:
+                self._deciding.cancel()
+            self._part()
+        super().connectionLost(reason)
+
+    def _part(self) -> None:
+        """Leave nothing behind us open."""
         self._drop()
         if self._delivery is not None:
             self._delivery.close()
             self._delivery = None
-        super().connectionLost(reason)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -186,6 +192,12 @@ class SmtpSession(Session):
 
     # --- events of the dialogue --------------------------------------------------------------------------------------
 
+    def carry(self, events: list[Event]) -> None:
+        super().carry(events)
+        if self._leaving and not self._reacting and self._envelope is None and not self._ending:
+            self._ending = "gateway stops"
+            self._farewell(SHUTTING_DOWN)
+
     def other(self, event: Event) -> None:
         match event:
             case Chunk(data):
@@ -195,7 +207,6 @@ class SmtpSession(Session):
             case EndOfMail(fault) if fault:
                 self._report(Reply(0, "", fault))
                 self._drop()
-                self._stop_if_leaving()
             case _:
                 self._decide(event)
 
@@ -216,15 +227,17 @@ class SmtpSession(Session):
         except Exception:
             self.log.failure("{session} {event} broke", session=self.session_id, event=type(event).__name__)
             reply = TROUBLE
-        if isinstance(event, EndOfMail):
+        if self._finishing:
             self._report(reply)
             self._drop()
+            self._finishing = False
         waited, self._deciding = self._deciding is not None, None
+        if self._dialogue is None:
+            self._part()
         if self._dialogue is None or self._ending:
             return
         self._heard = self._front.reactor.seconds()
         self.carry(self._dialogue.answer(reply))
-        self._stop_if_leaving()
         if waited and self._deciding is None:
             self._flow()
             if self._half_closed:
@@ -239,6 +252,7 @@ class SmtpSession(Session):
             case Data():
                 return await self._begin_text()
             case EndOfMail():
+                self._finishing = True
                 return await self._end()
         raise NotImplementedError(type(event).__name__)
 
@@ -261,6 +275,8 @@ class SmtpSession(Session):
         return self._dialogue.helo.encode("ascii"), self.peer.host.encode("ascii", "replace")
 
     async def _sender(self, mail: Mail) -> Reply:
+        if self._leaving:
+            return TROUBLE
         if self._delivery is None:
             try:
                 self._delivery = await self._enter(Anonymous())
@@ -334,10 +350,8 @@ class SmtpSession(Session):
         @return: the first refusal, C{None} if all is well; then nobody has got a copy.
         """
         preparing = [Deferred.fromCoroutine(message.prepare()) for message in filter(_is_prepared, messages)]
-        for prepared in await gather(preparing):
-            if prepared is not None:
-                return prepared
-        return None
+        refusals: list[Reply | None] = await gather(preparing)
+        return next((refusal for refusal in refusals if refusal is not None), None)
 
     def _drop(self) -> None:
         """The envelope is void."""
@@ -361,11 +375,6 @@ class SmtpSession(Session):
                 code=reply.code or "refused:",
                 text=reply.text,
             )
-
-    def _stop_if_leaving(self) -> None:
-        if self._leaving and self._envelope is None and not self._ending:
-            self._ending = "gateway stops"
-            self._farewell(SHUTTING_DOWN)
 
 
 def _is_prepared(message: Any) -> bool:

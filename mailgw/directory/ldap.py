@@ -102,6 +102,7 @@ class LdapOptions(Table):
     """The account that searches; without one the search is anonymous."""
     bind_password: Secret = SecretBytes(b"")
     base: str
+    """The part of the tree where the users are; all below it is searched."""
     filter: _LoginFilter = "(|(uid={user})(mail={user}))"
     """Finds the entry of who logs in. {user}, {local} and {domain} are escaped; without a domain {local} is {user}."""
     username: str = "mail"

@@ -19,7 +19,9 @@ from ldap3.core.exceptions import (
     LDAPResponseTimeoutError,
     LDAPStartTLSError,
 )
+from ldap3.operation.bind import bind_operation
 from ldap3.operation.search import parse_filter
+from ldap3.protocol.rfc4511 import AuthenticationChoice, Simple
 from ldap3.utils.conv import escape_filter_chars
 
 from mailgw.directory.ldapentry import TROUBLED, Entry, Outcome
@@ -133,13 +135,17 @@ class Link:
             raise ValueError("a bind without name or password would succeed for anybody (RFC 4513 §5.1.2)")
         link = self._connection
         self._limit(until)
-        link.authentication, link.user, link.password = ldap3.SIMPLE, dn, password
+        request = bind_operation(3, ldap3.SIMPLE, dn, password)
+        # ldap3 also makes text of the request, for its log: of a password that is not UTF-8 too.
+        simple = Simple(password, encoding="iso-8859-1")
+        request["authentication"] = AuthenticationChoice().setComponentByName("simple", simple)
         try:
-            _, result, _, _ = link.bind(read_server_info=False, controls=[(_PASSWORD_POLICY, False, None)])
+            link.post_send_single_response(link.send("bindRequest", request, [(_PASSWORD_POLICY, False, None)]))
+            result = link.result
         except _SILENT as error:
             raise NoAnswer(_words(error)) from error
         finally:
-            link.authentication, link.user, link.password = ldap3.ANONYMOUS, None, None
+            link.request = None  # that text
         control = (result.get("controls") or {}).get(_PASSWORD_POLICY, {}).get("value") or b""
         return _checked(Outcome(result["result"], result["message"], control))
 
@@ -180,7 +186,7 @@ class Link:
 
     def _limit(self, until: float) -> float:
         left = until - self._seconds()
-        # bind() of a closed connection would open it again, without StartTLS.
+        # ldap3 would open a closed connection again for some operations, without StartTLS.
         if left <= 0 or self._connection.closed:
             raise NoAnswer("no time left" if left <= 0 else "connection closed")
         self._connection.socket.settimeout(left)

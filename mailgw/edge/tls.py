@@ -94,7 +94,7 @@ def server_context(pairs: Sequence[KeyPair], minimum: str) -> SSL.Context:
 
 def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> bytes:
     """Choose the listener's own protocol, or end the handshake with the C{no_application_protocol} alert."""
-    accepted = connection.get_app_data()
+    accepted = getattr(connection, "accepted", ())
     for name in offered:
         if name in accepted:
             return name
@@ -159,6 +159,12 @@ class Identities:
         return True
 
 
+class _ServerConnection(SSL.Connection):
+    """A connection that knows its listener's protocols; its app data is Twisted's."""
+
+    accepted: tuple[bytes, ...] = ()
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTls:
     """What one listener's connections start TLS with.
@@ -172,8 +178,8 @@ class ServerTls:
         self._accepted = ALPN[protocol]
 
     def serverConnectionForTLS(self, tlsProtocol: Protocol) -> SSL.Connection:
-        connection = SSL.Connection(self.identities.default, None)
-        connection.set_app_data(self._accepted)
+        connection = _ServerConnection(self.identities.default, None)
+        connection.accepted = self._accepted
         return connection
 
 

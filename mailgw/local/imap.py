@@ -1,7 +1,7 @@
 """The IMAP server of the local store: a client that is logged in, and its Maildir (RFC 3501 and a few more).
 
-What a command is, and one at a time, is L{framing}; folders are L{imapfolders}; here are the commands about the
-messages of a selected mailbox. Log in and STARTTLS are behind us and are refused.
+What a command is, and one at a time, is L{framing}; folders are L{imapfolders}; selecting and news L{imapselect}; here
+are the commands about the messages of a selected mailbox. Logging in and STARTTLS are behind us and are refused.
 """
 
 from __future__ import annotations
@@ -9,28 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mailgw.local.bell import Bell
 from mailgw.local.fetch import Answer, Item, Slice, flag_list, items
 from mailgw.local.grammar import Bad, No, Scanner, compact
-from mailgw.local.imapfolders import FOLDER_COMMANDS, FolderCommands
-from mailgw.local.keywords import SYSTEM_FLAGS
-from mailgw.local.mailbox import Changes, Mailbox
+from mailgw.local.imapfolders import FOLDER_COMMANDS
+from mailgw.local.imapselect import SelectCommands
+from mailgw.local.mailbox import Mailbox
 from mailgw.local.maildir import Folder, MessageGone
 from mailgw.local.names import decode
 from mailgw.local.search import Candidate, Key, parse
 
-POLL = 5.0
-"""Seconds between two looks at the folder while the client is in IDLE: what this process does itself is told at once,
-what others do waits for this."""
 CHUNK = 1 << 18
 """Octets of a long literal that are read at a time."""
 BATCH = 16
 """Messages that are answered in one go."""
 BATCH_OCTETS = 1 << 20
 SEARCH_BATCH = 100
-MAX_WRONG_LINES = 3
-"""Lines other than DONE in IDLE, before we hang up."""
-
 SESSION_COMMANDS = {b"NOOP": "do_noop", b"IDLE": "do_idle", b"SELECT": "do_select", b"EXAMINE": "do_examine"}
 MAILBOX_COMMANDS = {
     b"CHECK": "do_check",
@@ -52,7 +45,7 @@ AT_HAND = frozenset({b"UID", b"FLAGS"})
 """Items that need no file."""
 
 
-class LocalImap(FolderCommands):
+class LocalImap(SelectCommands):
     """See the module's docstring."""
 
     def command(self, verb: bytes) -> Callable[[bytes, Scanner], Any] | None:
@@ -67,129 +60,6 @@ class LocalImap(FolderCommands):
         self._by_uid = verb.startswith(b"UID ")
         return getattr(self, NUMBERED_COMMANDS.get(verb.removeprefix(b"UID "), ""), None)
 
-    def left(self) -> None:
-        self.mbox = None
-
-    @property
-    def _box(self) -> Mailbox:
-        """The selected mailbox; the table of commands has seen to it that there is one."""
-        assert self.mbox is not None
-        return self.mbox
-
-    # --- selecting ---------------------------------------------------------------------------------------------------
-
-    async def do_select(self, tag: bytes, scanner: Scanner) -> bytes:
-        return await self._select(scanner, writable=True)
-
-    async def do_examine(self, tag: bytes, scanner: Scanner) -> bytes:
-        return await self._select(scanner, writable=False)
-
-    async def _select(self, scanner: Scanner, *, writable: bool) -> bytes:
-        name = self._only_name(scanner)
-        self._deselect()  # even if what follows fails (RFC 3501 §6.3.1)
-        box = await self.disk.run(self.account.select, name, writable)
-        if box is None:
-            raise No("[NONEXISTENT] No such mailbox")
-        self.mbox, self.state = box, "select"
-        flags = flag_list(tuple(box.getFlags()))
-        self.untagged(b"FLAGS " + flags)
-        kept = flag_list((*SYSTEM_FLAGS, *box.keywords.known, "\\*")) if writable else b"()"
-        self.untagged(b"OK [PERMANENTFLAGS %b] Flags that are kept" % kept)
-        self._counts()
-        if (unseen := box.first_unseen()) is not None:
-            self.untagged(b"OK [UNSEEN %d] First unseen" % unseen)
-        self.untagged(b"OK [UIDVALIDITY %d] UIDs valid" % box.validity)
-        self.untagged(b"OK [UIDNEXT %d] Next UID" % box.next_uid)
-        return b"[READ-WRITE] SELECT completed" if writable else b"[READ-ONLY] EXAMINE completed"
-
-    def _deselect(self) -> None:
-        self.mbox, self.state = None, "auth"
-
-    def _counts(self) -> None:
-        self.untagged(b"%d EXISTS" % len(self._box.entries))
-        self.untagged(b"%d RECENT" % len(self._box.recent))
-
-    async def do_check(self, tag: bytes, scanner: Scanner) -> bytes:
-        scanner.end()
-        await self.refresh()
-        return b"CHECK completed"
-
-    async def do_close(self, tag: bytes, scanner: Scanner) -> bytes:
-        scanner.end()
-        if self._box.writable:
-            await self.disk.run(self._box.expunge)
-            self.board.tell(self._box.folder.path)
-        self._deselect()
-        return b"CLOSE completed"
-
-    async def do_unselect(self, tag: bytes, scanner: Scanner) -> bytes:
-        scanner.end()
-        self._deselect()
-        return b"UNSELECT completed"
-
-    # --- news --------------------------------------------------------------------------------------------------------
-
-    async def do_noop(self, tag: bytes, scanner: Scanner) -> bytes:
-        scanner.end()
-        await self.refresh()
-        return b"NOOP completed"
-
-    async def refresh(self, folder: Folder | None = None) -> None:
-        box = self.mbox
-        if box is not None and (folder is None or folder.path == box.folder.path):
-            await self._tell(await self.disk.run(box.poll))
-
-    async def _tell(self, changes: Changes) -> None:
-        """Untagged responses for what has changed; messages that are gone first: their numbers are the old ones."""
-        for number in changes.expunged:
-            await self.send(b"* %d EXPUNGE\r\n" % number)
-        if changes.exists is not None:
-            self._counts()
-        await self._tell_flags(list(changes.flagged), with_uid=False)
-
-    async def _tell_flags(self, numbers: list[int], *, with_uid: bool) -> None:
-        box = self._box
-        for number in numbers:
-            entry = box.entries[number - 1]
-            uid = b"UID %d " % entry.uid if with_uid else b""
-            await self.send(b"* %d FETCH (%bFLAGS %b)\r\n" % (number, uid, flag_list(box.flags(entry))))
-
-    async def do_idle(self, tag: bytes, scanner: Scanner) -> bytes:
-        """IDLE (RFC 2177): news as they come, until DONE and nothing else."""
-        scanner.end()
-        bell, words = Bell(), list[bytes]()
-
-        def hear(line: bytes) -> None:
-            words.append(line.upper())
-            if words[-1] == b"DONE":
-                self.lines_to(None)  # what follows are commands again
-            bell.ring()
-
-        forget = self.board.listen(self.mbox.folder.path, bell.ring) if self.mbox else lambda: None
-        self.sendContinuationRequest(b"idling")  # type: ignore[no-untyped-call]
-        self.lines_to(hear)
-        try:
-            while b"DONE" not in words:
-                if len(words) > MAX_WRONG_LINES:
-                    self.goodbye(b"Expected DONE")
-                    return b""
-                await self.refresh()
-                await self._wait(bell, words)
-        finally:
-            forget()
-        return b"IDLE completed"
-
-    async def _wait(self, bell: Bell, words: list[bytes]) -> None:
-        before = len(words)
-        alarm = self._clock.callLater(POLL, bell.ring)
-        try:
-            await bell.wait()
-        finally:
-            if alarm.active():
-                alarm.cancel()
-        if len(words) > before and words[-1] != b"DONE":
-            self.untagged(b"BAD Expected DONE")
-
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def do_fetch(self, tag: bytes, scanner: Scanner) -> bytes:
@@ -199,8 +69,8 @@ class LocalImap(FolderCommands):
         wanted = items(scanner)
         if by_uid and UID not in wanted:
             wanted.insert(0, UID)
-        if any(item.seen for item in wanted) and self._box.writable:
-            unseen = [number for number in numbers if "S" not in self._box.entries[number - 1].letters]
+        if any(item.seen for item in wanted) and self.box.writable:
+            unseen = [number for number in numbers if "S" not in self.box.entries[number - 1].letters]
             if unseen:
                 await self._store(unseen, ["\\Seen"], 1)
                 wanted = wanted if FLAGS in wanted else [*wanted, FLAGS]
@@ -213,14 +83,14 @@ class LocalImap(FolderCommands):
 
     def _numbers(self, scanner: Scanner, by_uid: bool) -> list[int]:
         scanner.space()
-        numbers = self._box.pick(scanner.sequence_set(), by_uid=by_uid)
+        numbers = self.box.pick(scanner.sequence_set(), by_uid=by_uid)
         if numbers is None:
             raise Bad("No such message")
         return numbers
 
     async def _fetch_batch(self, numbers: list[int], wanted: list[Item]) -> bool:
         """Answer for some messages; true if one of them is gone."""
-        box, rest, gone = self._box, numbers, False
+        box, rest, gone = self.box, numbers, False
         at_hand = all(item.name in AT_HAND for item in wanted)
         while rest:
             if at_hand:
@@ -261,7 +131,7 @@ class LocalImap(FolderCommands):
             self.resetTimeout()
 
     async def do_search(self, tag: bytes, scanner: Scanner) -> bytes:
-        by_uid, box = self._by_uid, self._box
+        by_uid, box = self._by_uid, self.box
         scanner.space()
         key = parse(scanner, box)
         found: list[int] = []
@@ -287,23 +157,23 @@ class LocalImap(FolderCommands):
         flags = scanner.bare_flags()
         scanner.end()
         self._want_writable()
-        known = self._box.keywords.known
+        known = self.box.keywords.known
         alive = await self._store(numbers, flags, mode)
-        if self._box.keywords.known != known:
-            self.untagged(b"FLAGS " + flag_list(tuple(self._box.getFlags())))
+        if self.box.keywords.known != known:
+            self.untagged(b"FLAGS " + flag_list(tuple(self.box.getFlags())))
         if word == b"FLAGS":
-            await self._tell_flags(alive, with_uid=by_uid)
+            await self.tell_flags(alive, with_uid=by_uid)
         if len(alive) < len(numbers):
             raise MessageGone
         return b"STORE completed"
 
     def _want_writable(self) -> None:
-        if not self._box.writable:
+        if not self.box.writable:
             raise No("[READ-ONLY] Mailbox is open for reading only")
 
     async def _store(self, numbers: list[int], flags: list[str], mode: int) -> list[int]:
-        alive = await self.disk.run(self._box.store, numbers, flags, mode)
-        self.board.tell(self._box.folder.path)
+        alive = await self.disk.run(self.box.store, numbers, flags, mode)
+        self.board.tell(self.box.folder.path)
         return alive
 
     async def do_expunge(self, tag: bytes, scanner: Scanner) -> bytes:
@@ -313,12 +183,12 @@ class LocalImap(FolderCommands):
     async def do_uid_expunge(self, tag: bytes, scanner: Scanner) -> bytes:
         numbers = self._numbers(scanner, True)
         scanner.end()
-        return await self._expunge(frozenset(self._box.entries[number - 1].uid for number in numbers))
+        return await self._expunge(frozenset(self.box.entries[number - 1].uid for number in numbers))
 
     async def _expunge(self, only: frozenset[int] | None) -> bytes:
         self._want_writable()
-        await self._tell(await self.disk.run(self._box.expunge, only))
-        self.board.tell(self._box.folder.path)
+        await self.tell(await self.disk.run(self.box.expunge, only))
+        self.board.tell(self.box.folder.path)
         return b"EXPUNGE completed"
 
     async def do_copy(self, tag: bytes, scanner: Scanner) -> bytes:
@@ -332,8 +202,8 @@ class LocalImap(FolderCommands):
         uids, _, code = await self._copy(scanner)
         if code:
             self.untagged(b"OK " + code + b"Moved")
-        await self._tell(await self.disk.run(self._box.remove, frozenset(uids)))
-        self.board.tell(self._box.folder.path)
+        await self.tell(await self.disk.run(self.box.remove, frozenset(uids)))
+        self.board.tell(self.box.folder.path)
         return b"MOVE completed"
 
     async def _copy(self, scanner: Scanner) -> tuple[list[int], Folder, bytes]:
@@ -342,7 +212,7 @@ class LocalImap(FolderCommands):
         scanner.space()
         name = decode(scanner.astring())
         scanner.end()
-        entries = [self._box.entries[number - 1] for number in numbers]
+        entries = [self.box.entries[number - 1] for number in numbers]
         uids = [entry.uid for entry in entries]
         target, validity, new = await self.disk.run(self._copy_in_thread, entries, name)
         if not new:
@@ -354,7 +224,7 @@ class LocalImap(FolderCommands):
         target = self.account.folder(name)
         if not target.exists():
             raise No("[TRYCREATE] No such mailbox")
-        bases = self._box.folder.copy(entries, target)
+        bases = self.box.folder.copy(entries, target)
         snapshot = target.look(adopt=False)
         uids = {entry.base: entry.uid for entry in snapshot.entries}
         return target, snapshot.validity, [uids[base] for base in bases]

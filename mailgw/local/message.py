@@ -70,11 +70,13 @@ class Incoming:
         self._buffer.clear()
 
     def prepare(self, date: float | None = None) -> None:
-        """Bring the content to the disk.
+        """Bring the content to the disk; a second time does nothing.
 
         @param date: the internal date, in seconds since the epoch; now when left out.
         @raise OSError: no room, or the disk is in trouble.
         """
+        if self._descriptor < 0:
+            return
         self._flush()
         if date is not None:
             os.utime(self._descriptor, (date, date))

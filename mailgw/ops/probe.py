@@ -59,7 +59,7 @@ class Target:
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}" if self.port else host
+        return f"{host}:{self.port}" if self.port else self.host
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,8 @@ def targets_at(place: str) -> list[Target]:
     if match is None:
         raise ValueError(f"{place!r} is neither HOST nor HOST:PORT")
     host, port = match[1] or match[3] or match[5], match[2] or match[4]
+    if not match[3]:
+        ipaddress.IPv6Address(host)
     if port is None:
         return [Target(service, host, number, tls, expected=False) for number, (service, tls) in PORTS.items()]
     if not 0 < int(port) < 65536:

@@ -246,5 +246,5 @@ def printable(text: str) -> str:
 
 
 def _expect(text: str, *starts: str) -> None:
-    if not text.upper().startswith(starts):
+    if not text.upper().startswith(tuple(start.upper() for start in starts)):
         raise TalkError(f"the server says {text!r}")

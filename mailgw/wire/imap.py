@@ -81,7 +81,7 @@ class ImapServer(ServerSide):
         """No command is under way."""
         self._tag, self._text, self._offset, self._size, self._awaited = b"*", b"", 0, 0, 0
         self._literals: list[bytes] = []
-        self._answer: Callable[[], list[Event]] = partial(self._complain, "Missing command")
+        self._answer: _Answer = partial(ImapServer._complain, text="Missing command")
         self._welcome = False
 
     def greet(self) -> list[Event]:
@@ -152,23 +152,26 @@ class ImapServer(ServerSide):
         self._answer = self._recognize(line)
         return self._extend(line)
 
-    def _recognize(self, line: bytes) -> Callable[[], list[Event]]:
-        """Read tag and name from a command's first line and choose what answers it once it is complete."""
+    def _recognize(self, line: bytes) -> _Answer:
+        """Read tag and name from a command's first line and choose what answers it once it is complete.
+
+        What is chosen is not bound to this dialogue: it would keep itself, and what it knows, alive in a cycle.
+        """
         tag = _TAG.match(line)
         if tag is None:
-            return partial(self._complain, "Invalid tag")
+            return partial(ImapServer._complain, text="Invalid tag")
         self._tag = tag[1]
         name, blank, _ = line[tag.end() :].partition(b" ")
         name = name.upper()
         self._offset = tag.end() + len(name) + 1
         if name in _NEED_ARGUMENTS:
             if not self._may_login() and name != b"ID":
-                return partial(self._wrong, self._refusal(RefusalKind.TLS_REQUIRED))
+                return partial(ImapServer._wrong, reply=self._refusal(RefusalKind.TLS_REQUIRED))
             self._welcome = name != b"AUTHENTICATE"
-            return partial(_NEED_ARGUMENTS[name], self)
+            return _NEED_ARGUMENTS[name]
         if name in _ALONE:
-            return partial(self._complain, "No arguments expected") if blank else partial(_ALONE[name], self)
-        return partial(self._complain, "Unknown command" if name else "Missing command")
+            return partial(ImapServer._complain, text="No arguments expected") if blank else _ALONE[name]
+        return partial(ImapServer._complain, text="Unknown command" if name else "Missing command")
 
     def _extend(self, line: bytes) -> list[Event]:
         """Take a command's first line, or the line behind a literal; the last one has no literal at its end."""
@@ -187,7 +190,7 @@ class ImapServer(ServerSide):
     def _complete(self) -> list[Event]:
         """Answer the command. Its text may hold a password, and is not kept."""
         self._stage = Stage.COMMAND
-        events = self._answer()
+        events = self._answer(self)
         self._text, self._literals = b"", []
         return events
 
@@ -208,7 +211,7 @@ class ImapServer(ServerSide):
             reply = self._bad("Literal too large")
             if unasked and size > self._terms.max_literal:
                 return self._close(self._closing(reply, "Literal too large"), "literal too large")
-            self._answer, self._welcome = partial(self._wrong, reply), False
+            self._answer, self._welcome = partial(ImapServer._wrong, reply=reply), False
         if not self._welcome and not unasked:
             return self._complete()
         self._stage, self._awaited = Stage.LITERAL, size
@@ -276,13 +279,14 @@ class ImapServer(ServerSide):
         return events
 
 
-_ALONE: dict[bytes, Callable[[ImapServer], list[Event]]] = {
+_Answer = Callable[[ImapServer], list[Event]]
+_ALONE: dict[bytes, _Answer] = {
     b"CAPABILITY": ImapServer._capability,
     b"NOOP": ImapServer._noop,
     b"LOGOUT": ImapServer._logout,
     b"STARTTLS": ImapServer._starttls,
 }
-_NEED_ARGUMENTS: dict[bytes, Callable[[ImapServer], list[Event]]] = {
+_NEED_ARGUMENTS: dict[bytes, _Answer] = {
     b"ID": ImapServer._id,
     b"LOGIN": ImapServer._login,
     b"AUTHENTICATE": ImapServer._authenticate,

@@ -14,6 +14,8 @@ from tests.integration.certificates import certificates
 from tests.integration.daemon import Daemon, as_nobody
 from tests.integration.ports import HOST, free_port, program
 
+NAMELESS = "127.0.0.2"
+"""It answers here too, on the same ports; its certificate does not name this address."""
 BASE = "dc=example,dc=org"
 PEOPLE_BASE = f"ou=people,{BASE}"
 GROUPS_BASE = f"ou=groups,{BASE}"
@@ -95,16 +97,17 @@ class Slapd(Daemon):
 
     name = "slapd"
 
-    def __init__(self, anonymous: bool = False) -> None:
+    def __init__(self, anonymous: bool = False, tls: bool = True) -> None:
         """Write its configuration and its database.
 
         @param anonymous: everybody may search; otherwise only the service account may.
+        @param tls: offer StartTLS and LDAPS.
         """
         super().__init__()
         self.port, self.tls_port = free_port(), free_port()
         self._certificates = certificates().copy_to(self.folder)
         self.ca = str(certificates().ca)
-        self._anonymous = anonymous
+        self._anonymous, self._tls = anonymous, tls
         self._fresh = True
         (self.folder / "db").mkdir()
         (self.folder / "slapd.conf").write_text(self._configuration())
@@ -124,11 +127,20 @@ class Slapd(Daemon):
         return f"ldaps://{HOST}:{self.tls_port}"
 
     def command(self) -> Sequence[str]:
-        arguments = ["-f", str(self.folder / "slapd.conf"), "-h", f"{self.uri}/ {self.ldaps_uri}/"]
-        return [str(self.folder / "slapd-here"), "-d", "256", *arguments]
+        uris = [f"ldap://{host}:{self.port}/" for host in (HOST, NAMELESS)]
+        uris += [f"ldaps://{host}:{self.tls_port}/" for host in (HOST, NAMELESS) if self._tls]
+        return [
+            str(self.folder / "slapd-here"),
+            "-d",
+            "256",
+            "-f",
+            str(self.folder / "slapd.conf"),
+            "-h",
+            " ".join(uris),
+        ]
 
     def listening(self) -> Sequence[int]:
-        return self.port, self.tls_port
+        return (self.port, self.tls_port) if self._tls else (self.port,)
 
     def start(self) -> None:
         """Start it; the first time, load the groups online: only then does memberOf appear."""
@@ -178,16 +190,17 @@ class Slapd(Daemon):
         readers = (
             "by * read" if self._anonymous else f'by dn.exact="{SERVICE}" read by self read by anonymous auth by * none'
         )
+        tls = (
+            f"TLSCACertificateFile {self._certificates.ca}\nTLSCertificateFile {self._certificates.certificate}\n"
+            f"TLSCertificateKeyFile {self._certificates.key}\nTLSVerifyClient never"
+        )
         return f"""\
 {schemas}
 modulepath {self._modules()}
 {modules}
 pidfile {self.folder}/slapd.pid
 argsfile {self.folder}/slapd.args
-TLSCACertificateFile {self._certificates.ca}
-TLSCertificateFile {self._certificates.certificate}
-TLSCertificateKeyFile {self._certificates.key}
-TLSVerifyClient never
+{tls if self._tls else ""}
 database mdb
 suffix "{BASE}"
 rootdn "{ADMIN}"

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.integration.certificates import certificates
 from tests.integration.clients import Imap, Pop3, Smtp, trusting
-from tests.integration.company import ANNA, BEN, PAT, CompanyTestCase, Person
+from tests.integration.company import ANNA, BEN, PAT, QUOTED, CompanyTestCase, Person
 from tests.integration.gateway import Gateway
 from tests.integration.ports import wait_for
 
@@ -94,9 +94,14 @@ class Visitor:
 class TroubleTestCase(CompanyTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.gate = self.gateway(self.company.with_another_directory(self.company.settings(login="master")))
+        settings = self.company.settings(login="master", smtp=self.company.to_exim(service=True))
+        self.gate = self.gateway(self.company.with_another_directory(settings))
         self.anna, self.ben = Visitor(self.gate, ANNA), Visitor(self.gate, BEN)
         self.pat = Visitor(self.gate, PAT)
+        # without trouble all is well, or the tests below would show nothing; Ben stays unknown to the cache
+        quoted = Visitor(self.gate, QUOTED)
+        for visit in (quoted.imap, quoted.pop3, quoted.submission, quoted.mail_out, self.ben.mail_in):
+            self.assertFine(visit())
 
     def together(self, *visits: Callable[[], Answer]) -> list[Answer]:
         """All of these at the same time."""
@@ -129,7 +134,10 @@ class TroubleTestCase(CompanyTestCase):
             said.append(visit()[0])
             return re.search(FINE, said[-1]) is not None
 
-        wait_for(f"recovery; up to now: {said}", works, seconds)
+        try:
+            wait_for("recovery", works, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {said}") from None
 
     def session(self, person: Person) -> Imap:
         """A running session."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 from typing import Any
 
 from hypothesis import given, settings
@@ -343,6 +344,16 @@ class VerdictTests(ImapCase):
             *(Closed("too many failed logins"), "C: b NOOP"),
             login_attempts=3,
         )
+
+    def test_no_cycles(self) -> None:
+        """A dialogue that is dropped is gone at once, and what it knew with it."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for stream in (b"a LOGIN bob secret\r\n", b"a AUTHENTICATE LOGIN\r\nYQ==\r\n", b"a ID (\r\n", b"a X {1}\r\n"):
+            dialogue = self.make()
+            dialogue.feed(stream)
+            users = len(gc.get_referrers(dialogue))
+            self.assertLessEqual(users, 1, stream)
 
     def test_late_verdicts(self) -> None:
         """A verdict without a login changes nothing."""
