@@ -98,7 +98,7 @@ def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> bytes:
     for name in offered:
         if name in accepted:
             return name
-    raise SSL.Error(f"ALPN offers {offered!r}, not {accepted!r}")
+    raise SSL.Error([("mailgw", "", f"ALPN offers {offered!r}, not {accepted!r}")])  # in the form of OpenSSL's queue
 
 
 class Identities:

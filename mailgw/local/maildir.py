@@ -99,6 +99,7 @@ class Folder:
 
         @raise OSError: it cannot be made.
         """
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
         for sub in SUBFOLDERS:
             os.makedirs(os.path.join(self.path, sub), mode=0o700, exist_ok=True)
         if self.path != self._root:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,26 +19,31 @@ from tests.local.contract import ALICE, MAIL, InlineDisk, local_store
 
 
 class Recorder:
-    """Watches what is done to files, and may make one kind of it fail.
+    """Watches what is done to files while it is entered, and may make one kind of it fail.
 
-    @ivar calls: C{(call, what it was done to)}, the latter shortened to the last folder or file.
+    @ivar calls: what was done, and the name of the folder in which or to which.
     """
 
-    def __init__(self, case: SynchronousTestCase, failing: str = "", code: int = 0) -> None:
+    def __init__(self, failing: str = "", code: int = 0) -> None:
         self.calls: list[tuple[str, str]] = []
         self._paths: dict[int, str] = {}
         self._failing, self._code = failing, code
+        self._patches = ExitStack()
+
+    def __enter__(self) -> Recorder:
         for name in ("open", "write", "fsync", "rename", "unlink"):
-            case.patch(os, name, self._watch(name, getattr(os, name)))
+            self._patches.enter_context(patch.object(os, name, self._watch(name, getattr(os, name))))
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._patches.close()
 
     def _watch(self, name: str, call: Any) -> Any:
         def watched(*arguments: Any, **named: Any) -> Any:
-            path = self._paths.get(arguments[0], "?") if isinstance(arguments[0], int) else arguments[-1]
-            path = arguments[0] if name == "open" else path
-            kind = f"{name} folder" if os.path.isdir(path) else name
-            self.calls.append(
-                (kind, os.path.basename(os.path.dirname(path)) if kind == name else os.path.basename(path))
-            )
+            path = arguments[1] if name == "rename" else self._paths.get(arguments[0], arguments[0])
+            folder = os.path.isdir(path)
+            kind = f"{name} folder" if folder else name
+            self.calls.append((kind, os.path.basename(path if folder else os.path.dirname(path))))
             if kind == self._failing:
                 raise OSError(self._code, "on purpose")
             result = call(*arguments, **named)
@@ -69,11 +76,13 @@ class DeliveryTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """Write, fsync of the file, rename, fsync of the folder; only then the good reply."""
-        message = self.message()
-        recorder = Recorder(self)
         replies: list[Reply] = []
-        message.eomReceived().addCallback(lambda reply: replies.append(reply) or recorder.calls.append(("reply", "")))
-        self.assertEqual(recorder.order(), ["write tmp", "fsync tmp", "rename new", "fsync folder new", "reply "])
+        self.store.account(ALICE).folder("INBOX").ensure()
+        with Recorder() as recorder:
+            done = self.message().eomReceived()
+            done.addCallback(replies.append)
+            done.addCallback(lambda _: recorder.calls.append(("reply", "250")))
+        self.assertEqual(recorder.order(), ["write tmp", "fsync tmp", "rename new", "fsync folder new", "reply 250"])
         self.assertEqual([(reply.code, reply.enhanced) for reply in replies], [(250, "2.0.0")])
         self.assertEqual(self.files(), {"tmp": 0, "new": 1, "cur": 0})
 
@@ -94,20 +103,11 @@ class DeliveryTests(SynchronousTestCase):
         for failing in ("open", "write", "fsync", "rename", "fsync folder"):
             for code, expected in ((errno.ENOSPC, 452), (errno.EDQUOT, 452), (errno.EIO, 451)):
                 self.store.account(ALICE).folder("INBOX").ensure()
-                recorder = Recorder(self, failing, code)
-                message = self.message(MAIL * 3000)
-                reply = self.successResultOf(message.eomReceived())
+                with Recorder(failing, code):
+                    reply = self.successResultOf(self.message(MAIL * 3000).eomReceived())
                 self.assertEqual(reply.code, expected, failing)
-                del recorder
-                for patch in reversed(self._patches()):
-                    patch.restore()
                 self.assertEqual(self.files(), {"tmp": 0, "new": 0, "cur": 0}, failing)
         self.assertEqual(self.successResultOf(self.message().eomReceived()).code, 250)
-
-    def _patches(self) -> list[Any]:
-        """The monkey patches of this test, which would else be undone at its end."""
-        found = [call[0].__self__ for call in self._cleanups if hasattr(call[0], "__self__")]
-        return [patch for patch in found if hasattr(patch, "restore")]
 
     def test_two_steps(self) -> None:
         """Prepared messages of several mailboxes are seen only when they are committed."""
@@ -175,7 +175,8 @@ class DeliveryTests(SynchronousTestCase):
         self.successResultOf(self.message().eomReceived())
         (name,) = os.listdir(os.path.join(self.root, "new"))
         self.assertEqual(os.stat(os.path.join(self.root, "new", name)).st_mode & 0o777, 0o600)
-        self.assertEqual(os.stat(os.path.join(self.root, "new")).st_mode & 0o777, 0o700)
+        for folder in (self.root, os.path.join(self.root, "new")):
+            self.assertEqual(os.stat(folder).st_mode & 0o777, 0o700)
 
 
 class ReplaceFileTests(SynchronousTestCase):
@@ -185,14 +186,14 @@ class ReplaceFileTests(SynchronousTestCase):
         os.mkdir(folder)
         path = os.path.join(folder, "f")
         replace_file(path, b"old")
-        recorder = Recorder(self)
-        replace_file(path, b"new")
+        with Recorder() as recorder:
+            replace_file(path, b"new")
         inner = os.path.basename(folder)
         self.assertEqual(
             recorder.order(), [f"write {inner}", f"fsync {inner}", f"rename {inner}", f"fsync folder {inner}"]
         )
-        Recorder(self, "fsync", errno.ENOSPC)
-        self.assertRaises(OSError, replace_file, path, b"newer")
+        with Recorder("fsync", errno.ENOSPC):
+            self.assertRaises(OSError, replace_file, path, b"newer")
         with open(path, "rb") as file:
             self.assertEqual(file.read(), b"new")
         self.assertEqual(os.listdir(folder), ["f"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import weakref
 from typing import Any
 
 from hypothesis import given, settings
@@ -293,6 +294,10 @@ class AuthenticateTests(ImapCase):
         self.converse("C: a AUTHENTICATE {5+}\r\nPLAIN", "S: a BAD Invalid arguments")
 
 
+class Watched(ImapServer):
+    """A dialogue that can be referred to weakly."""
+
+
 class VerdictTests(ImapCase):
     """What happens behind a login."""
 
@@ -350,10 +355,11 @@ class VerdictTests(ImapCase):
         gc.disable()
         self.addCleanup(gc.enable)
         for stream in (b"a LOGIN bob secret\r\n", b"a AUTHENTICATE LOGIN\r\nYQ==\r\n", b"a ID (\r\n", b"a X {1}\r\n"):
-            dialogue = self.make()
+            dialogue = Watched(Terms("mx.example"), True)
             dialogue.feed(stream)
-            users = len(gc.get_referrers(dialogue))
-            self.assertLessEqual(users, 1, stream)
+            watch = weakref.ref(dialogue)
+            del dialogue
+            self.assertIsNone(watch(), stream)
 
     def test_late_verdicts(self) -> None:
         """A verdict without a login changes nothing."""
