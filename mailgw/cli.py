@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from mailgw.errors import MailgwError, SettingsError
 
 if TYPE_CHECKING:
+    from mailgw.config.file import Loaded
     from mailgw.directory.passwdfile import PasswdFile
-    from mailgw.settingsfile import Loaded
 
 DEFAULT_CONFIG = "/etc/mailgw/mailgw.toml"
 
@@ -138,14 +138,14 @@ def find_config(given: str | None) -> str:
 
 
 def _load(arguments: argparse.Namespace) -> Loaded:
-    from mailgw.settingsfile import read
+    from mailgw.config.file import read
 
     return read(find_config(arguments.config))
 
 
 def run_check(arguments: argparse.Namespace) -> int:
     """C{mailgw check}."""
-    from mailgw.check import check
+    from mailgw.config.check import check
 
     loaded = None
     path = find_config(arguments.config)
@@ -185,7 +185,7 @@ def _live(loaded: Loaded) -> list[tuple[str, ...]]:
     """Ask the directories in a reactor, then visit the backends without one."""
     from twisted.internet import defer, task
 
-    from mailgw.checklive import ask_directories, rows, visit_backends
+    from mailgw.config.checklive import ask_directories, rows, visit_backends
 
     said: list[tuple[str, str]] = []
 
@@ -202,7 +202,7 @@ def _live(loaded: Loaded) -> list[tuple[str, ...]]:
 
 def run_dump(arguments: argparse.Namespace) -> int:
     """C{mailgw dump}."""
-    from mailgw.settingsdump import dump
+    from mailgw.config.dump import dump
 
     print(dump(_load(arguments).settings), end="")
     return 0
@@ -264,11 +264,12 @@ def run_probe(arguments: argparse.Namespace) -> int:
 
 def _targets(arguments: argparse.Namespace) -> tuple[list[Any], list[str]]:
     """What to visit, and the certificates of our own that may be met there."""
+    from mailgw.config.tour import targets_of
     from mailgw.ops import probe
 
     if not arguments.places:
         settings = _load(arguments).settings
-        return probe.targets_of(settings), _readable(settings.tls)
+        return targets_of(settings), _readable(settings.tls)
     try:
         targets = [target for place in arguments.places for target in probe.targets_at(place)]
     except ValueError as error:

@@ -68,6 +68,9 @@ class IEnvelopeDialogue(IServerDialogue):
     def answer(reply: Reply) -> list[Event]:
         """Answer the event that is waiting, and go on with what was buffered."""
 
+    def resume() -> list[Event]:
+        """Go on, after C{admit} and its reply, with what the client had pipelined behind its login."""
+
 
 class IClientDialogue(Interface):
     """The client's side of a login on a backend: from its greeting to L{mailgw.wire.events.Ready} or Refused."""
@@ -194,6 +197,19 @@ class IChunkedMessage(smtp.IMessage):
         """A piece of the message, with CRLF line ends and without transparency dots, cut anywhere."""
 
 
+class IPreparedMessage(IChunkedMessage):
+    """A message that comes to rest in two steps, so that several copies can do so together.
+
+    C{eomReceived} does both.
+    """
+
+    async def prepare() -> Reply | None:
+        """Have it safe on the disk, and not yet in its mailbox; what is refused, or C{None} if all is well."""
+
+    async def commit() -> Reply:
+        """Put it into its mailbox."""
+
+
 class IFrontend(Interface):
     """A kind of listener: what C{protocol = "..."} names in the settings."""
 
@@ -212,7 +228,7 @@ class IMailStore(Interface):
     def mailbox(identity: Identity) -> pop3.IMailbox:
         """The user's INBOX, as a POP3 session sees it."""
 
-    def inbox(identity: Identity, sender: str) -> IChunkedMessage:
+    def inbox(identity: Identity, sender: str) -> IPreparedMessage:
         """A new message for the user's INBOX, safely on disk once C{eomReceived} has fired.
 
         @param sender: the envelope sender, for Return-Path.

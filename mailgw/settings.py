@@ -1,7 +1,7 @@
 """The settings as values: what may stand in mailgw.toml, its types, ranges and defaults, all frozen.
 
 The options of directories and routes are declared beside their code, on the class that L{mailgw.registry} names,
-as its C{Options}. Reading the file and telling its faults is L{mailgw.settingsfile}'s work.
+as its C{Options}. Reading the file and telling its faults is L{mailgw.config.file}'s work.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidat
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_strings)]
 PortNumber = Annotated[int, Field(ge=1, le=65535)]
 FilePath = Annotated[str, Field(json_schema_extra={"path": True})]
-"""A path; L{mailgw.settingsfile} makes it absolute, starting at the settings file's folder."""
+"""A path; L{mailgw.config.file} makes it absolute, starting at the settings file's folder."""
 FilePaths = Annotated[tuple[str, ...], BeforeValidator(_strings), Field(json_schema_extra={"path": True})]
 TlsMode = Literal["starttls", "optional", "implicit", "none"]
 BackendTls = Literal["starttls", "implicit", "none"]

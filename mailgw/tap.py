@@ -45,7 +45,8 @@ def makeService(options: Options) -> Gateway:
     """
     from twisted.internet import reactor as global_reactor
 
-    from mailgw import gateway, settingsfile
+    from mailgw import gateway
+    from mailgw.config.file import load
 
     reactor: Any = global_reactor
 
@@ -55,7 +56,7 @@ def makeService(options: Options) -> Gateway:
         raise SystemExit(2)
     overrides = tuple(options["set"])
     try:
-        service = gateway.build(settingsfile.load(path, overrides), reactor)
+        service = gateway.build(load(path, overrides), reactor)
     except SettingsError as error:
         sys.stderr.write("".join(f"{fault}\n" for fault in error.faults))
         raise SystemExit(1) from None
@@ -64,7 +65,7 @@ def makeService(options: Options) -> Gateway:
         raise SystemExit(1) from None
 
     def reload(*_: Any) -> None:
-        reactor.callFromThread(service.reload, lambda: settingsfile.load(path, overrides))
+        reactor.callFromThread(service.reload, lambda: load(path, overrides))
 
     reactor.callWhenRunning(signal.signal, signal.SIGHUP, reload)
     return service

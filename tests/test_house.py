@@ -13,13 +13,13 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).resolve().parent.parent
-FOUNDATIONS = {"model", "errors", "interfaces", "registry", "settings", "endpoints"}
+FOUNDATIONS = {"model", "errors", "interfaces", "registry", "settings"}
 ROOMS = {"delivery", "edge", "local", "directory", "routing", "ops", "cred"}
 LEVELS = {
     **dict.fromkeys(FOUNDATIONS, 0),
     "wire": 1,
     **dict.fromkeys(ROOMS, 2),
-    **dict.fromkeys(("gateway", "check"), 3),
+    **dict.fromkeys(("gateway", "config"), 3),
     **dict.fromkeys(("tap", "cli"), 4),
 }
 """Imports go to a lower number only, or stay in the room; foundations may import one another."""
@@ -85,9 +85,8 @@ def imports(file: str, text: str) -> Iterator[Import]:
 
 
 def room(dotted: str) -> str:
-    """@return: C{edge} for C{mailgw.edge.tls}; the settings are one room in several files, and so are the checks."""
-    name = [*dotted.split("."), ""][1]
-    return next((common for common in ("settings", "check") if name.startswith(common)), name)
+    """@return: C{edge} for C{mailgw.edge.tls}."""
+    return [*dotted.split("."), ""][1]
 
 
 def within(name: str, module: str) -> bool:
@@ -209,7 +208,7 @@ class LawTests(SynchronousTestCase):
         """What goes down, stays in the room or comes from a foundation is right."""
         text = "from mailgw.wire.imap import IMAP\nfrom mailgw.model import Login\nfrom mailgw.edge import tls\n"
         self.assertEqual(law_faults("mailgw/edge/session.py", text), [])
-        self.assertEqual(law_faults("mailgw/settingsfile.py", "from mailgw import registry, settings"), [])
+        self.assertEqual(law_faults("mailgw/config/file.py", "from mailgw import registry, settings"), [])
 
     def test_world(self) -> None:
         """A protocol that reads the clock or the network."""

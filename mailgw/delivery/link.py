@@ -19,8 +19,8 @@ from twisted.python.failure import Failure
 from mailgw.edge.dialer import BackendConnection
 from mailgw.errors import BackendFailed
 from mailgw.model import Failure as Kind
-from mailgw.wire.events import Refused, Reply, Send
-from mailgw.wire.transfer import QUIT, Answered, Transfer
+from mailgw.wire.events import Answered, Event, Refused, Reply, Send
+from mailgw.wire.transfer import QUIT, Transfer
 
 LINGER = 5.0
 """Seconds that a backend may take to part."""
@@ -73,7 +73,7 @@ class Link(Protocol):
         """A reply is awaited."""
         return bool(self._asked)
 
-    def ask(self, events: list[Any], seconds: float) -> Deferred[Reply]:
+    def ask(self, events: list[Event], seconds: float) -> Deferred[Reply]:
         """Send a question.
 
         @return: fires with the reply; fails with L{BackendFailed}, which is also the end of the link.
@@ -81,7 +81,7 @@ class Link(Protocol):
         (deferred,) = self.ask_all(events, 1, seconds)
         return deferred
 
-    def ask_all(self, events: list[Any], count: int, seconds: float) -> list[Deferred[Reply]]:
+    def ask_all(self, events: list[Event], count: int, seconds: float) -> list[Deferred[Reply]]:
         """Send a question that has C{count} replies."""
         deferreds: list[Deferred[Reply]] = [Deferred() for _ in range(count)]
         self._asked.extend(deferreds)
@@ -91,7 +91,7 @@ class Link(Protocol):
         self.say(events)
         return deferreds
 
-    def say(self, events: list[Any]) -> None:
+    def say(self, events: list[Event]) -> None:
         """Write what has no reply. On a link that is over it goes nowhere."""
         if self.failure is not None:
             self._fail(self.failure)

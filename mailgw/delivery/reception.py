@@ -23,7 +23,7 @@ from mailgw.delivery.policy import LOOP, HopCounter
 from mailgw.delivery.verdict import is_mixed, verdict
 from mailgw.edge.session import Front, Session
 from mailgw.errors import LoginRefused, MailgwError
-from mailgw.interfaces import IChunkedMessage, IFrontend
+from mailgw.interfaces import IChunkedMessage, IFrontend, IPreparedMessage
 from mailgw.model import Login
 from mailgw.settings import Listener
 from mailgw.wire.events import Chunk, Data, EndOfMail, Event, Mail, Recipient, Reply, Reset
@@ -349,7 +349,8 @@ class SmtpSession(Session):
 
         @return: the first refusal, C{None} if all is well; then nobody has got a copy.
         """
-        preparing = [Deferred.fromCoroutine(message.prepare()) for message in filter(_is_prepared, messages)]
+        local = filter(IPreparedMessage.providedBy, messages)
+        preparing = [Deferred.fromCoroutine(message.prepare()) for message in local]
         refusals: list[Reply | None] = await gather(preparing)
         return next((refusal for refusal in refusals if refusal is not None), None)
 
@@ -377,13 +378,8 @@ class SmtpSession(Session):
             )
 
 
-def _is_prepared(message: Any) -> bool:
-    """The local store's messages come in two steps: onto the disk, and into the mailbox."""
-    return hasattr(message, "prepare") and hasattr(message, "commit")
-
-
 async def _end_of(message: Any) -> Reply:
-    outcome: Reply = await (message.commit() if _is_prepared(message) else message.eomReceived())
+    outcome: Reply = await (message.commit() if IPreparedMessage.providedBy(message) else message.eomReceived())
     return outcome
 
 

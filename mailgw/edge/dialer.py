@@ -11,10 +11,10 @@ from typing import Any
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -165,12 +165,14 @@ class Dialer:
 
         @raise BackendFailed: C{CONNECT} or C{TIMEOUT}.
         """
-        connection = BackendConnection(backend, dialogue, self._tls[backend.pool].creator(backend.host))
         try:
+            connection = BackendConnection(backend, dialogue, self._tls[backend.pool].creator(backend.host))
             await self._endpoint(backend).connect(_Quiet.forProtocol(lambda: connection))
+        except ConnectingCancelledError:  # an endpoint's own word, which nobody who cancels a Deferred expects
+            raise CancelledError from None
         except ConnectTimeout:
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: no answer within {self.limits.connect:g} s") from None
-        except (ConnectError, DNSLookupError, OSError) as error:
+        except (ConnectError, DNSLookupError, OSError, ValueError) as error:  # ValueError: what is no name in the DNS
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: {error}") from None
         return connection
 

@@ -93,7 +93,10 @@ class Account:
         folder = self.folder(name)
         if folder.path == self.root:
             folder.ensure()
-        elif not folder.exists():
+            folder.tidy()
+        elif folder.exists():
+            folder.make()  # others make new/ and tmp/ only when they need them
+        else:
             raise NoSuchMailbox(name)
         return folder
 
@@ -113,7 +116,6 @@ class Account:
             if name == INBOX or folder.exists():
                 raise imap4.MailboxCollision(name)
             folder.ensure()
-            sync(self.root)
         return True
 
     def delete(self, name: str) -> bool:

@@ -234,7 +234,6 @@ class FolderCommands(FramedServer):
         status = os.statvfs(folder.path)
         if size + RESERVE > status.f_bavail * status.f_frsize:
             raise No("[OVERQUOTA] No room")
-        folder.ensure()
         return folder
 
     async def _append_literal(self, incoming: Incoming, size: int) -> None:

@@ -20,7 +20,6 @@ from mailgw.local.disk import Disk, locked, sync
 from mailgw.local.keywords import Keywords
 
 LOCK_FILE = "mailgw-lock"
-SUBFOLDERS = ("tmp", "new", "cur")
 STALE = 36 * 3600.0
 """Seconds after which a file in tmp/ belongs to nobody (the Maildir specification's own figure)."""
 SETTLED = 2.0
@@ -94,17 +93,34 @@ class Folder:
 
     # --- the directory -----------------------------------------------------------------------------------------------
 
-    def ensure(self) -> None:
-        """Make what is missing, and remove from tmp/ what deliveries cut short have left long ago.
+    def make(self) -> None:
+        """Make what a delivery needs to begin; fast, and not yet safe from a power cut: L{ensure} has to follow.
 
         @raise OSError: it cannot be made.
         """
-        os.makedirs(self.path, mode=0o700, exist_ok=True)
-        for sub in SUBFOLDERS:
-            os.makedirs(os.path.join(self.path, sub), mode=0o700, exist_ok=True)
+        for path in (self.path, os.path.join(self.path, "tmp"), os.path.join(self.path, "new")):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def ensure(self) -> None:
+        """Make the folder and bring its name to the disk. It is complete when there is a cur/ in it.
+
+        @raise OSError: it cannot be made.
+        """
+        if self.exists():
+            return
+        self.make()
         if self.path != self._root:
-            marker = os.path.join(self.path, "maildirfolder")
-            os.close(os.open(marker, os.O_WRONLY | os.O_CREAT, 0o600))
+            os.close(os.open(os.path.join(self.path, "maildirfolder"), os.O_WRONLY | os.O_CREAT, 0o600))
+        path = os.path.abspath(self.path)
+        while path != (path := os.path.dirname(path)):  # whoever else makes it now: nobody is done before all is safe
+            with suppress(PermissionError):
+                sync(path)
+        with suppress(FileExistsError):
+            os.mkdir(os.path.join(self.path, "cur"), 0o700)
+        sync(self.path)
+
+    def tidy(self) -> None:
+        """Remove from tmp/ what deliveries cut short have left there long ago."""
         with os.scandir(os.path.join(self.path, "tmp")) as found:
             for file in found:
                 with suppress(OSError):

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mailgw.interfaces import IChunkedMessage
+from mailgw.interfaces import IPreparedMessage
 from mailgw.local.disk import FULL, Disk, sync, write_all
 from mailgw.local.maildir import Folder
 from mailgw.wire.events import Reply
@@ -112,7 +112,7 @@ class Incoming:
             os.close(descriptor)
 
 
-@implementer(IChunkedMessage)
+@implementer(IPreparedMessage)
 class InboxMessage:
     """A delivery into one INBOX.
 
@@ -134,7 +134,7 @@ class InboxMessage:
         self._attempt(lambda: self._begin(head))
 
     def _begin(self, head: bytes) -> None:
-        self._folder.ensure()
+        self._folder.make()
         self._incoming = Incoming(self._disk, self._folder)
         self._incoming.write(head)
 
@@ -174,7 +174,13 @@ class InboxMessage:
         """Bring the message to the disk; C{None}, or the reply that refuses it."""
         if self._incoming is None:
             return self._refusal or TROUBLE
-        return await self._step(self._incoming.prepare)
+        incoming = self._incoming
+
+        def prepare() -> None:
+            self._folder.ensure()
+            incoming.prepare()
+
+        return await self._step(prepare)
 
     async def commit(self) -> Reply:
         """Put the prepared message into the folder; the good reply, or the one that refuses it."""

@@ -18,9 +18,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from mailgw.endpoints import address_of
 from mailgw.ops.talk import Dialect, Line, Offer, TalkError, dialect, printable
-from mailgw.settings import Listener, Settings
 
 PORTS: dict[int, tuple[str, str]] = {
     25: ("mx", "starttls"),
@@ -91,28 +89,6 @@ class Finding:
     def as_json(self) -> dict[str, Any]:
         """For C{--json}."""
         return asdict(self)
-
-
-def targets_of(settings: Settings) -> list[Target]:
-    """Every listener that can be told from the settings; sockets handed over by systemd cannot."""
-    return [_own(listener, settings.gateway.hostname) for listener in settings.listener]
-
-
-def _own(listener: Listener, hostname: str) -> Target:
-    address = address_of(listener.endpoint)
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-    if address.kind not in ("tcp", "unix"):
-        return Target(listener.protocol, listener.endpoint, 0, listener.tls, hostname, expected=False)
-    proxied = address.kind == "tcp" and any(_inside(host, network) for network in listener.proxy_from)
-    return Target(listener.protocol, host, address.port, listener.tls, hostname, proxied)
-
-
-def _inside(host: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    """Whether we would come from there: connections to an address of our own come from the same one."""
-    try:
-        return ipaddress.ip_address(host) in network
-    except ValueError:
-        return False
 
 
 def targets_at(place: str) -> list[Target]:

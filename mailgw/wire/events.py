@@ -124,4 +124,21 @@ class Reply:
         return self.code < 400
 
 
-Event = Send | StartTLS | Close | Login | Ready | Refused | Mail | Recipient | Data | Chunk | EndOfMail | Reset
+# --- SMTP, client side -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The backend's reply to what was asked: L{mailgw.wire.transfer.MAIL}, C{RCPT}, C{DATA}, C{END} (the
+    final dot) or C{RSET}.
+
+    Replies come in the order of the questions; with LMTP the final dot has one for each accepted recipient.
+    """
+
+    command: str
+    reply: Reply
+
+
+Event = (
+    Send | StartTLS | Close | Login | Ready | Refused | Mail | Recipient | Data | Chunk | EndOfMail | Reset | Answered
+)

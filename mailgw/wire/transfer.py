@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
 
 from zope.interface import implementer
 
@@ -18,7 +16,7 @@ from mailgw.interfaces import IClientDialogue
 from mailgw.model import Access, Failure, Forward
 from mailgw.wire import sasl
 from mailgw.wire.body import Stuffer
-from mailgw.wire.events import Ready, Refused, Reply, Send, StartTLS
+from mailgw.wire.events import Answered, Event, Ready, Refused, Send, StartTLS
 from mailgw.wire.replies import ReplyReader, to_reply
 
 MAX_COMMAND = 512
@@ -28,18 +26,7 @@ MAIL, RCPT, DATA, END, RSET = "MAIL", "RCPT", "DATA", "END", "RSET"
 QUIT = b"QUIT\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The backend's reply to what was asked: L{MAIL}, L{RCPT}, L{DATA}, L{END} (the final dot) or L{RSET}.
-
-    Replies come in the order of the questions; with LMTP the final dot has one for each accepted recipient.
-    """
-
-    command: str
-    reply: Reply
-
-
-Step = Callable[[int, list[str]], list[Any]]
+Step = Callable[[int, list[str]], list[Event]]
 
 
 @implementer(IClientDialogue)
@@ -78,8 +65,8 @@ class Transfer:
 
     # Answered is no member of the Event union, hence Any.
 
-    def feed(self, data: bytes) -> list[Any]:
-        events: list[Any] = []
+    def feed(self, data: bytes) -> list[Event]:
+        events: list[Event] = []
         self._reader.feed(data)
         while self._expect is not None and (reply := self._reader.next_reply()) is not None:
             events += self._expect(*reply)
@@ -87,7 +74,7 @@ class Transfer:
             events += self._refused(Failure.PROTOCOL, self._reader.fault)
         return events
 
-    def secured(self) -> list[Any]:
+    def secured(self) -> list[Event]:
         self._reader = ReplyReader()
         self.extensions = {}
         self._starttls = False
@@ -95,25 +82,25 @@ class Transfer:
 
     # --- until ready -------------------------------------------------------------------------------------------------
 
-    def _refused(self, kind: Failure, text: str) -> list[Any]:
+    def _refused(self, kind: Failure, text: str) -> list[Event]:
         self._expect = None
         return [Refused(kind, text)]
 
-    def _unwelcome(self, code: int, lines: list[str], what: str) -> list[Any]:
+    def _unwelcome(self, code: int, lines: list[str], what: str) -> list[Event]:
         kind = Failure.TEMPFAIL if 400 <= code < 500 else Failure.PROTOCOL
         return self._refused(kind, f"{what}: {code} {' / '.join(lines)[:200]}")
 
-    def _say(self, line: bytes, expect: Step) -> list[Any]:
+    def _say(self, line: bytes, expect: Step) -> list[Event]:
         self._expect = expect
         return [Send(line)]
 
-    def _greeting(self, code: int, lines: list[str]) -> list[Any]:
+    def _greeting(self, code: int, lines: list[str]) -> list[Event]:
         return self._hello() if code == 220 else self._unwelcome(code, lines, "greeting")
 
-    def _hello(self) -> list[Any]:
+    def _hello(self) -> list[Event]:
         return self._say(self._hello_line, self._hello_answered)
 
-    def _hello_answered(self, code: int, lines: list[str]) -> list[Any]:
+    def _hello_answered(self, code: int, lines: list[str]) -> list[Event]:
         if code != 250:
             return self._unwelcome(code, lines, "EHLO")
         self.extensions = {}
@@ -126,7 +113,7 @@ class Transfer:
             return self._say(b"STARTTLS\r\n", self._tls_answered)
         return self._introduce() if not self._introduced else self._log_in()
 
-    def _tls_answered(self, code: int, lines: list[str]) -> list[Any]:
+    def _tls_answered(self, code: int, lines: list[str]) -> list[Event]:
         if code != 220:
             return self._refused(Failure.TLS, f"STARTTLS: {code} {' / '.join(lines)[:200]}")
         if self._reader.pending:
@@ -134,10 +121,10 @@ class Transfer:
         self._expect = self._too_early
         return [StartTLS()]
 
-    def _too_early(self, code: int, lines: list[str]) -> list[Any]:
+    def _too_early(self, code: int, lines: list[str]) -> list[Event]:
         return self._refused(Failure.TLS, "data in clear behind the go-ahead for TLS")
 
-    def _introduce(self) -> list[Any]:
+    def _introduce(self) -> list[Event]:
         """Tell who the client is (XCLIENT), where the backend announces that it wants to know."""
         self._introduced = True
         names = self.extensions.get("XCLIENT", "").upper().split()
@@ -146,7 +133,7 @@ class Transfer:
         self._lines.extend(xclient_lines(self._forward, frozenset(names), self._xclient_login))
         return self._say(self._lines.popleft(), self._xclient_answered) if self._lines else self._log_in()
 
-    def _xclient_answered(self, code: int, lines: list[str]) -> list[Any]:
+    def _xclient_answered(self, code: int, lines: list[str]) -> list[Event]:
         if code == 220:
             return self._say(self._lines.popleft(), self._xclient_answered) if self._lines else self._hello()
         if self._xclient_login or code == 421:
@@ -154,7 +141,7 @@ class Transfer:
         self._lines.clear()  # it does not trust us: it will log our address
         return self._log_in()
 
-    def _log_in(self) -> list[Any]:
+    def _log_in(self) -> list[Event]:
         if self._access is None:
             return self._ready()
         if reason := sasl.unfit(self._access):
@@ -173,7 +160,7 @@ class Transfer:
         self._lines.append(response)
         return self._say(b"AUTH PLAIN\r\n", self._auth_answered)
 
-    def _auth_answered(self, code: int, lines: list[str]) -> list[Any]:
+    def _auth_answered(self, code: int, lines: list[str]) -> list[Event]:
         if code == 334 and self._lines:
             return [Send(self._lines.popleft() + b"\r\n")]
         if code == 235:
@@ -184,7 +171,7 @@ class Transfer:
             return self._refused(Failure.REJECTED, f"AUTH: {code} {words[0]}")
         return self._unwelcome(code, words, "AUTH")
 
-    def _ready(self) -> list[Any]:
+    def _ready(self) -> list[Event]:
         self._access = None
         self._expect = self._answered
         if self._reader.pending:
@@ -198,7 +185,7 @@ class Transfer:
         """MAIL and RCPT may be sent without waiting for replies (RFC 2920)."""
         return "PIPELINING" in self.extensions
 
-    def mail(self, sender: str, size: int | None = None, body: str = "") -> list[Any]:
+    def mail(self, sender: str, size: int | None = None, body: str = "") -> list[Event]:
         """Begin. SIZE and BODY are passed on where the backend knows them."""
         parameters = f" SIZE={size}" if size is not None and "SIZE" in self.extensions else ""
         if body and "8BITMIME" in self.extensions:
@@ -207,15 +194,15 @@ class Transfer:
         self._stuffer = Stuffer()
         return self._ask(MAIL, f"MAIL FROM:<{_safe(sender)}>{parameters}\r\n")
 
-    def recipient(self, address: str) -> list[Any]:
+    def recipient(self, address: str) -> list[Event]:
         """Name a recipient."""
         return self._ask(RCPT, f"RCPT TO:<{_safe(address)}>\r\n")
 
-    def data(self) -> list[Any]:
+    def data(self) -> list[Event]:
         """Ask for the go-ahead, which is the reply 354."""
         return self._ask(DATA, "DATA\r\n")
 
-    def chunk(self, data: bytes) -> list[Any]:
+    def chunk(self, data: bytes) -> list[Event]:
         """Send a piece of the message; it has CRLF line ends and no transparency dots."""
         return [Send(self._stuffer.feed(data))] if data else []
 
@@ -224,20 +211,20 @@ class Transfer:
         """How many replies the final dot has: with LMTP one for each accepted recipient (RFC 2033 §4.2)."""
         return self._accepted if self._lmtp else 1
 
-    def finish(self) -> list[Any]:
+    def finish(self) -> list[Event]:
         """Send the final dot."""
         self._asked.extend([END] * self.finals)
         return [Send(self._stuffer.finish())]
 
-    def reset(self) -> list[Any]:
+    def reset(self) -> list[Event]:
         """Give the transaction up."""
         return self._ask(RSET, "RSET\r\n")
 
-    def _ask(self, command: str, line: str) -> list[Any]:
+    def _ask(self, command: str, line: str) -> list[Event]:
         self._asked.append(command)
         return [Send(line.encode("ascii"))]
 
-    def _answered(self, code: int, lines: list[str]) -> list[Any]:
+    def _answered(self, code: int, lines: list[str]) -> list[Event]:
         if not self._asked or code == 421:
             return self._unwelcome(code, lines, "closing, or unasked")
         command = self._asked.popleft()

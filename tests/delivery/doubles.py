@@ -19,7 +19,7 @@ from mailgw.delivery.routed import Desk, RoutedDelivery
 from mailgw.edge.dialer import BackendConnection, Dialer
 from mailgw.edge.limits import Turnstile
 from mailgw.errors import BackendFailed, DirectoryDown, LoginRefused
-from mailgw.interfaces import IAccountant, IChunkedMessage, IDirectory, IMailStore, IPool, IRouter
+from mailgw.interfaces import IAccountant, IPreparedMessage, IDirectory, IMailStore, IPool, IRouter
 from mailgw.model import LOCAL, Backend, Identity, Login, RefusalKind, Route
 from mailgw.model import Failure as Kind
 from mailgw.settings import Listener, Pool, Settings
@@ -249,7 +249,7 @@ class FakeRouter:
         return []
 
 
-@implementer(IChunkedMessage)
+@implementer(IPreparedMessage)
 class FakeInbox:
     """A message in memory, in two steps like the store's."""
 

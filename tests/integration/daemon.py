@@ -6,6 +6,7 @@ L{tests.integration.gateway}.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import grp
 import os
@@ -45,6 +46,7 @@ class Daemon:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"mailgw-{self.name}-"))
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)  # when it is never stopped
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from mailgw.config.tour import targets_of
 from mailgw.edge.selfsigned import write_pair
 from mailgw.ops import probe
-from mailgw.ops.probe import Finding, Target, aligned, table, targets_at, targets_of, trust
+from mailgw.ops.probe import Finding, Target, aligned, table, targets_at, trust
 from mailgw.ops.talk import printable
 from mailgw.settings import Domains, Gateway, Listener, Settings
 

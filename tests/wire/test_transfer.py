@@ -9,8 +9,8 @@ from zope.interface.verify import verifyObject
 
 from mailgw.interfaces import IClientDialogue
 from mailgw.model import Access, Failure, Forward, Peer
-from mailgw.wire.events import Ready, Refused, Reply, Send, StartTLS
-from mailgw.wire.transfer import DATA, END, MAIL, RCPT, Answered, Transfer, xclient_lines, xtext
+from mailgw.wire.events import Answered, Ready, Refused, Reply, Send, StartTLS
+from mailgw.wire.transfer import DATA, END, MAIL, RCPT, Transfer, xclient_lines, xtext
 from tests.wire.smtptalk import octets
 
 FORWARD = Forward("sess1", Peer("2001:db8::1", 4711, "192.0.2.1", 25), helo="client.example", login="u@x")

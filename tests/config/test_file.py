@@ -1,4 +1,4 @@
-"""Tests of L{mailgw.settings} and of how L{mailgw.settingsfile} reads them."""
+"""Tests of L{mailgw.settings} and of how L{mailgw.config.file} reads them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailgw import registry
+from mailgw.config.file import load, read
+from mailgw.config.source import dotted
 from mailgw.errors import SettingsError
 from mailgw.settings import Limits, Listener, Pool, Settings, Tls
-from mailgw.settingsfile import load, read
-from mailgw.settingssource import dotted
-from tests.settingstext import GOOD, TABLE, write
+from tests.config.text import GOOD, TABLE, write
 
 SECRET = "hunter2-hunter2"
 
@@ -68,7 +68,7 @@ class LoadTests(Case):
 
     def test_plug_of_the_site(self) -> None:
         """A dotted kind needs no line in the table."""
-        settings = self.load(GOOD.replace('"anywhere"', '"tests.settingstext:Anywhere"'))
+        settings = self.load(GOOD.replace('"anywhere"', '"tests.config.text:Anywhere"'))
         self.assertEqual(settings.route[0].name, "Anywhere-1")
 
     def test_relative_paths(self) -> None:

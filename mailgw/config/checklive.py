@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet import defer
 
 from mailgw import registry
-from mailgw.check import members
+from mailgw.config.check import members
 from mailgw.errors import MailgwError
 from mailgw.interfaces import IDirectory
 from mailgw.ops.probe import Finding, Target, blind, probe, trust

@@ -69,13 +69,13 @@ class Bare:
 
 
 TABLE = {
-    "protocol": dict.fromkeys(("imap", "pop3", "submission", "mx"), "tests.settingstext:Bare"),
-    "directory": {"people": "tests.settingstext:People", "bare": "tests.settingstext:Bare"},
+    "protocol": dict.fromkeys(("imap", "pop3", "submission", "mx"), "tests.config.text:Bare"),
+    "directory": {"people": "tests.config.text:People", "bare": "tests.config.text:Bare"},
     "route": {
-        "anywhere": "tests.settingstext:Anywhere",
-        "attribute": "tests.settingstext:Anywhere",
-        "hash": "tests.settingstext:Anywhere",
-        "local": "tests.settingstext:Anywhere",
+        "anywhere": "tests.config.text:Anywhere",
+        "attribute": "tests.config.text:Anywhere",
+        "hash": "tests.config.text:Anywhere",
+        "local": "tests.config.text:Anywhere",
     },
 }
 """What takes the place of L{mailgw.registry.TABLE}."""

@@ -1,7 +1,7 @@
 """C{mailgw check}: everything that can be found out about the settings before the start.
 
-What the values alone show is told by L{mailgw.settingsfile}; here are the files, the addresses and the risky choices.
-C{--live} (L{mailgw.checklive}) also asks directories and backends.
+What the values alone show is told by L{mailgw.config.file}; here are the files, the addresses and the risky choices.
+C{--live} (L{mailgw.config.checklive}) also asks directories and backends.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
-from mailgw.checkfiles import Remark, certificate_remarks, file_remarks, user_remarks
-from mailgw.endpoints import Address, address_of
+from mailgw.config.checkfiles import Remark, certificate_remarks, file_remarks, user_remarks
+from mailgw.config.endpoints import Address, address_of
+from mailgw.config.file import Loaded
 from mailgw.settings import Listener, Member, Pool, Settings
-from mailgw.settingsfile import Loaded
 
 Resolve = Callable[[str], Sequence[str]]
 """A host's addresses. May raise C{OSError}."""

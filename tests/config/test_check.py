@@ -1,4 +1,4 @@
-"""Tests of L{mailgw.check}, L{mailgw.checkfiles} and L{mailgw.checklive}."""
+"""Tests of L{mailgw.config.check}, L{mailgw.config.checkfiles} and L{mailgw.config.checklive}."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailgw import checklive, registry
-from mailgw.check import check, is_ours
-from mailgw.checkfiles import may, obstacle_for
+from mailgw import registry
+from mailgw.config import checklive
+from mailgw.config.check import check, is_ours
+from mailgw.config.checkfiles import may, obstacle_for
+from mailgw.config.file import read
 from mailgw.edge.selfsigned import write_pair
 from mailgw.errors import DirectoryDown
 from mailgw.model import Identity
 from mailgw.ops.probe import Finding, Target
 from mailgw.settings import Strings, Table
-from mailgw.settingsfile import read
-from tests.settingstext import GOOD, TABLE, write
+from tests.config.text import GOOD, TABLE, write
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 # documentation addresses, RFC 5737 and RFC 3849: nobody's, and so not this machine's
@@ -316,7 +317,7 @@ class RiskTests(Case):
 
     def test_clear_ldap(self) -> None:
         """ldap:// to another machine without StartTLS."""
-        self.patch(registry, "TABLE", {**TABLE, "directory": {"people": "tests.test_check:Asked"}})
+        self.patch(registry, "TABLE", {**TABLE, "directory": {"people": "tests.config.test_check:Asked"}})
         for uri, count in (
             ("ldap://x.example", 1),
             ("ldaps://x", 0),
@@ -337,10 +338,10 @@ class RiskTests(Case):
 
 
 class LiveTests(SynchronousTestCase):
-    """L{mailgw.checklive}."""
+    """L{mailgw.config.checklive}."""
 
     def setUp(self) -> None:
-        self.patch(registry, "TABLE", {**TABLE, "directory": {"people": "tests.test_check:Asked"}})
+        self.patch(registry, "TABLE", {**TABLE, "directory": {"people": "tests.config.test_check:Asked"}})
         self.clock = Clock()
         Asked.stopped = 0
 

@@ -1,4 +1,4 @@
-"""Tests of L{mailgw.settingslines}."""
+"""Tests of L{mailgw.config.lines}."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailgw.settingslines import Lines, Path
+from mailgw.config.lines import Lines, Path
 
 TEXT = r'''# a comment with = and [brackets]
 [gateway] # x

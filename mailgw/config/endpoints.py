@@ -12,7 +12,7 @@ from twisted.internet.endpoints import _parse
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
-from mailgw.settingsfaults import suggest
+from mailgw.config.faults import suggest
 
 _INSTEAD = {
     "ssl": 'write tcp: here, and tls = "implicit" in the listener',

@@ -1,8 +1,8 @@
 """What the tables of the settings must say about each other: listeners and certificates, routes and pools.
 
 Looks at the tables as TOML gave them, so that a fault in one key hides none in the next; a value of a wrong type is
-passed over here, because the models tell it. Opens no file, resolves no name, binds no port (L{mailgw.check} does the
-first two).
+passed over here, because the models tell it. Opens no file, resolves no name, binds no port (L{mailgw.config.check}
+does the first two).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mailgw import registry
-from mailgw.endpoints import Address, address_of, collide
-from mailgw.settingsfaults import Fault, suggest
-from mailgw.settingslines import Path
+from mailgw.config.endpoints import Address, address_of, collide
+from mailgw.config.faults import Fault, suggest
+from mailgw.config.lines import Path
 
 Tables = Mapping[str, Any]
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")

@@ -1,6 +1,6 @@
 """Writes docs/settings.md out of the models, so that the reference never says anything but what is built.
 
-C{python -m mailgw.settingsdoc > docs/settings.md}, whenever a model or a plug's Options change; a test compares.
+C{python -m mailgw.config.doc > docs/settings.md}, whenever a model or a plug's Options change; a test compares.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pydantic import BaseModel, SecretBytes
 from pydantic.fields import FieldInfo
 
 from mailgw import registry, settings
+from mailgw.config.dump import shown
+from mailgw.config.faults import models_in
 from mailgw.settings import DURATION, SIZE, Domains, Gateway, Limits, Listener, Local, Member, Pool, Tls, TlsName
-from mailgw.settingsdump import shown
-from mailgw.settingsfaults import models_in
 
 HEAD = """# Settings
 
-Generated from the code by `python -m mailgw.settingsdoc`; `mailgw dump` prints what is in force on a machine, and
+Generated from the code by `python -m mailgw.config.doc`; `mailgw dump` prints what is in force on a machine, and
 `mailgw check` says what is wrong, with file, line and key.
 
 The file is TOML: `--config FILE`, else `$MAILGW_CONFIG`, else `/etc/mailgw/mailgw.toml`. An unknown key, a wrong type

@@ -1,7 +1,7 @@
 """Reads mailgw.toml into L{Settings}, or says every fault of it at once, each with file, line and key.
 
 Opens no file but the settings and the secrets they name: certificates, maps and pools' addresses are looked at by
-L{mailgw.check}. What tables say about each other is judged in L{mailgw.settingsrules}.
+L{mailgw.config.check}. What tables say about each other is judged in L{mailgw.config.rules}.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pydantic import BaseModel, SecretBytes, ValidationError
 from pydantic.fields import FieldInfo
 
 from mailgw import registry
+from mailgw.config.faults import Fault, faults_of, models_in, suggest
+from mailgw.config.lines import Path
+from mailgw.config.rules import faults_between
+from mailgw.config.source import Source
 from mailgw.errors import SettingsError
 from mailgw.settings import Domains, Gateway, Limits, Listener, Local, Plug, Pool, Settings, Table, Tls
-from mailgw.settingsfaults import Fault, faults_of, models_in, suggest
-from mailgw.settingslines import Path
-from mailgw.settingsrules import faults_between
-from mailgw.settingssource import Source
 
 Model = TypeVar("Model", bound=BaseModel)
 NOT_BUILT = frozenset({"admin", "log"})

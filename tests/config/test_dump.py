@@ -1,4 +1,4 @@
-"""Tests of L{mailgw.settingsdump} and L{mailgw.settingsdoc}."""
+"""Tests of L{mailgw.config.dump} and L{mailgw.config.doc}."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailgw import registry, settingsdoc
+from mailgw import registry
+from mailgw.config import doc
+from mailgw.config.dump import dump, shown
+from mailgw.config.file import load
 from mailgw.settings import Settings
-from mailgw.settingsdump import dump, shown
-from mailgw.settingsfile import load
-from tests.settingstext import GOOD, TABLE, write
+from tests.config.text import GOOD, TABLE, write
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FULL = (
     GOOD.replace('"people.txt"', '"people.txt"\npassword = "hunter2-hunter2"\ntimeout = "1500ms"')
     + r"""
@@ -113,13 +114,13 @@ class ReferenceTests(SynchronousTestCase):
     """docs/settings.md."""
 
     def test_up_to_date(self) -> None:
-        """The page is what the code says; C{python -m mailgw.settingsdoc > docs/settings.md} makes it so."""
-        self.assertEqual((ROOT / "docs" / "settings.md").read_text(), settingsdoc.reference())
+        """The page is what the code says; C{python -m mailgw.config.doc > docs/settings.md} makes it so."""
+        self.assertEqual((ROOT / "docs" / "settings.md").read_text(), doc.reference())
 
     def test_everything_is_there(self) -> None:
         """Every key of every table has its line."""
-        text = settingsdoc.reference()
-        for model in [model for _, model in (*settingsdoc._TABLES, *settingsdoc._POOL)]:
+        text = doc.reference()
+        for model in [model for _, model in (*doc._TABLES, *doc._POOL)]:
             for key in model.model_fields:
                 self.assertTrue(f"| `{key}` |" in text or f".{key}]`" in text, (model, key))
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mailgw.settingslines import Path
+from mailgw.config.lines import Path
 
 Fault = tuple[Path, str]
 """Where in the settings, and what is wrong there."""

@@ -17,8 +17,8 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from mailgw.config.lines import Path
 from mailgw.settings import Plug, Settings, Tls, TlsName
-from mailgw.settingslines import Path
 
 T = TypeVar("T")
 SOON = timedelta(days=30)

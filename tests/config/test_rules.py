@@ -1,4 +1,4 @@
-"""Tests of L{mailgw.settingsrules}."""
+"""Tests of L{mailgw.config.rules}."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import tomllib
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailgw import registry
-from mailgw.settingsrules import faults_between
-from mailgw.settingssource import dotted
-from tests.settingstext import GOOD, TABLE
+from mailgw.config.rules import faults_between
+from mailgw.config.source import dotted
+from tests.config.text import GOOD, TABLE
 
 MX = '[[listener]]\nprotocol = "mx"\nendpoint = "tcp:25"\n'
 

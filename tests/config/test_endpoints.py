@@ -1,4 +1,4 @@
-"""Tests of L{mailgw.endpoints}."""
+"""Tests of L{mailgw.config.endpoints}."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailgw.endpoints import Address, address_of, collide
+from mailgw.config.endpoints import Address, address_of, collide
 
 
 class AddressOfTests(SynchronousTestCase):

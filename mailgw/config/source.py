@@ -1,6 +1,6 @@
 """A settings file as text: its tables, the line of every key, and what C{--set} puts in their place.
 
-Judges nothing but TOML itself; what the tables mean is L{mailgw.settingsfile}'s work.
+Judges nothing but TOML itself; what the tables mean is L{mailgw.config.file}'s work.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path as FileSystemPath
 from typing import Any
 
+from mailgw.config.lines import Lines, Path
 from mailgw.errors import SettingsError
-from mailgw.settingslines import Lines, Path
 
 _AT = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 

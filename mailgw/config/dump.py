@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
+from mailgw.config.faults import models_in
 from mailgw.settings import DURATION, SIZE, Plug, Settings
-from mailgw.settingsfaults import models_in
 
 MASK = "***"
 _TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))

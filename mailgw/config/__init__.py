@@ -1,0 +1,1 @@
+"""The settings file: reading it, telling its faults, checking what it names, dumping and documenting it."""

@@ -1,0 +1,1 @@
+"""Tests of what reads, judges and shows the settings file."""
