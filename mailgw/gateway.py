@@ -13,7 +13,8 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -30,7 +31,7 @@ from mailgw.edge.relay import Sweeper
 from mailgw.edge.session import Session
 from mailgw.edge.tls import Identities, PoolTls, ServerTls
 from mailgw.errors import MailgwError, SettingsError
-from mailgw.interfaces import IDestination, IDirectory, IFrontend, IHouse, IRoutingRule, ISession
+from mailgw.interfaces import IDestination, IFrontend, IHouse, ISession
 from mailgw.local.serve import LocalDestination, MaildirStore
 from mailgw.model import Identity
 from mailgw.ops.accounting import LocalAccountant
@@ -41,6 +42,8 @@ from mailgw.wire.protocol import LoginProtocol
 
 CERTIFICATE_POLL = 10.0
 """Seconds between two looks at the certificates' files."""
+RETIREMENT_POLL = 10.0
+"""Seconds between two looks whether anybody still needs what a reload has replaced."""
 
 
 class Lasting:
@@ -65,10 +68,8 @@ class House:
         self.identities = Identities(settings.tls) if settings.tls is not None else None
         self.pools = {name: Pool(name, options, reactor, SystemRandom()) for name, options in settings.pool.items()}
         self._dialer = Dialer(reactor, self._pool_tls(), settings.limits)
-        self._directories: list[IDirectory] = self._plugs("directory")
-        self._chain = Chain(self._directories)
-        rules: list[IRoutingRule] = self._plugs("route")
-        self._router = Router(rules)
+        self._chain = Chain(self._plugs("directory"))
+        self._router = Router(self._plugs("route"))
         self._store = MaildirStore(settings.local.path, settings.gateway.hostname, reactor)
         self._login_protocols = self._protocols()
         realm = GatewayRealm(self._destination, self._delivery, lasting.accountant)
@@ -117,13 +118,11 @@ class House:
 
     def start(self) -> None:
         """Begin to answer questions."""
-        for directory in self._directories:
-            directory.start()
+        self._chain.start()
 
     async def stop(self) -> None:
         """Release what the directories hold."""
-        for directory in self._directories:
-            await directory.stop()
+        await self._chain.stop()
 
 
 class Gateway(MultiService):
@@ -138,7 +137,8 @@ class Gateway(MultiService):
         self._reactor = reactor
         self._lasting = Lasting(settings, reactor)
         self.house = House(settings, reactor, self._lasting)
-        self._listening: dict[Listener, ListeningService] = {}
+        self._listening: dict[str, ListeningService] = {}
+        self._relistening = DeferredLock()
         for listener in settings.listener:
             self._listen(listener)
         self._lasting.sweeper.setServiceParent(self)
@@ -147,11 +147,22 @@ class Gateway(MultiService):
         watcher.setServiceParent(self)
 
     def _listen(self, listener: Listener) -> None:
+        """Add a listener, and open its port if we run already.
+
+        @raise MailgwError: the port cannot be bound; then there is no such listener.
+        """
+        service = ListeningService(self._reactor, listener, *self._answering(listener))
+        try:
+            service.setServiceParent(self)
+        except MailgwError:
+            service.disownServiceParent()
+            raise
+        self._listening[listener.endpoint] = service
+
+    def _answering(self, listener: Listener) -> tuple[IProtocolFactory, ServerTls | None]:
+        """What answers on a listener, and its TLS."""
         house = self.house
-        factory = house.frontend(listener.protocol).make_factory(house, listener)
-        service = ListeningService(self._reactor, listener, factory, house.server_tls(listener))
-        service.setServiceParent(self)
-        self._listening[listener] = service
+        return house.frontend(listener.protocol).make_factory(house, listener), house.server_tls(listener)
 
     def _renew_certificates(self) -> None:
         if self.house.identities is not None:
@@ -172,7 +183,10 @@ class Gateway(MultiService):
             raise SystemExit(f"mailgw: {error}") from None
 
     def startService(self) -> None:
-        """Become the user of the settings, and begin."""
+        """Become the user of the settings, and begin.
+
+        @raise SystemExit: there is no such user.
+        """
         self._drop_privileges()
         self.house.start()
         super().startService()
@@ -183,7 +197,10 @@ class Gateway(MultiService):
             return
         import pwd
 
-        entry = pwd.getpwnam(user)
+        try:
+            entry = pwd.getpwnam(user)
+        except KeyError:
+            raise SystemExit(f"mailgw: gateway.user: this machine has no user {user!r}") from None
         os.chown(self.house.settings.gateway.state, entry.pw_uid, entry.pw_gid)
         os.initgroups(user, entry.pw_gid)
         os.setgid(entry.pw_gid)
@@ -199,6 +216,9 @@ class Gateway(MultiService):
 
         @param load: reads the settings.
         """
+        if not self.running:
+            self.log.info("not reloaded: the gateway stops")
+            return
         try:
             house = House(load(), self._reactor, self._lasting)
         except SettingsError as error:
@@ -208,26 +228,29 @@ class Gateway(MultiService):
         old, self.house = self.house, house
         house.start()
         self._lasting.turnstile.limits = self._lasting.accountant.limits = house.settings.limits
-        try:
-            self._relisten(house)
-        except MailgwError as error:
-            self.log.error("reloaded, but {error}", error=error)
-        self._reactor.callLater(old.settings.limits.login_deadline, lambda: Deferred.fromCoroutine(old.stop()))
+        self._relistening.run(lambda: Deferred.fromCoroutine(self._relisten()))
+        Deferred.fromCoroutine(self._retire(old))
         self.log.info("reloaded")
 
-    def _relisten(self, house: House) -> None:
-        """Close the ports that are gone, renew those that stay, open the new ones.
+    async def _relisten(self) -> None:
+        """Renew the listeners that stay, close the ports that are gone, open the new ones."""
+        wanted = {listener.endpoint: listener for listener in self.house.settings.listener}
+        for endpoint in self._listening.keys() & wanted.keys():
+            self._listening[endpoint].renew(wanted[endpoint], *self._answering(wanted[endpoint]))
+        for endpoint in self._listening.keys() - wanted.keys():
+            # a new endpoint may be the same port in other words, and a port is taken until it is closed
+            await maybeDeferred(self._listening.pop(endpoint).disownServiceParent)
+        for endpoint in wanted.keys() - self._listening.keys():
+            try:
+                self._listen(wanted[endpoint])
+            except MailgwError as error:
+                self.log.error("reloaded, but {error}", error=error)
 
-        @raise MailgwError: a new port cannot be bound; the others are served.
-        """
-        for listener in self._listening.keys() - set(house.settings.listener):
-            self._listening.pop(listener).disownServiceParent()
-        for listener in house.settings.listener:
-            if listener in self._listening:
-                factory = house.frontend(listener.protocol).make_factory(house, listener)
-                self._listening[listener].renew(factory, house.server_tls(listener))
-            else:
-                self._listen(listener)
+    async def _retire(self, house: House) -> None:
+        """Stop what a reload has replaced once nobody is left who could still ask it; SMTP sessions may be long."""
+        while any(session.may_ask(house.portal) for session in self._lasting.sessions):
+            await deferLater(self._reactor, RETIREMENT_POLL)
+        await house.stop()
 
     # --- stop --------------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ def makeService(options: Options) -> Gateway:
     if not os.path.exists(path):
         sys.stderr.write(f"mailgw: no settings file {path}; name one with --config or $MAILGW_CONFIG\n")
         raise SystemExit(2)
+    path = os.path.abspath(path)  # twistd may change to another folder before a reload
     overrides = tuple(options["set"])
     try:
         service = gateway.build(load(path, overrides), reactor)

@@ -54,20 +54,18 @@ class LoginFrontend:
 
 
 class ListeningService(Service):
-    """One port. Binding it is part of the start, and a port that cannot be bound ends the start."""
+    """One port. Binding it is part of the start, and a port that cannot be bound ends the start.
+
+    @ivar title: what is answered there, and where, for messages.
+    """
 
     log = Logger()
 
     def __init__(self, reactor: Any, listener: Listener, factory: IProtocolFactory, tls: ServerTls | None) -> None:
         """@param tls: what the listener speaks TLS with; needed unless C{listener.tls} is "none"."""
-        self.setName(f"{listener.protocol} on {listener.endpoint}")
-        self._reactor, self._listener = reactor, listener
-        self._tls = tls
-        self._factory: Any = factory
-        if tls is not None and listener.tls == "implicit":
-            self._factory = TLSMemoryBIOFactory(tls, False, factory)
-            self._factory.noisy = False
+        self._reactor = reactor
         self.port: Any = None
+        self.renew(listener, factory, tls)
         self._failure: Failure | None = None
 
     def privilegedStartService(self) -> None:
@@ -82,23 +80,26 @@ class ListeningService(Service):
         endpoint.listen(self._factory).addCallbacks(self._bound, self._not_bound)
         failure, self._failure = self._failure, None
         if failure is not None:
-            raise MailgwError(f"cannot listen: {self.name}: {_words(failure.value)}") from failure.value
+            raise MailgwError(f"cannot listen: {self.title}: {_words(failure.value)}") from failure.value
 
     def startService(self) -> None:
         """Bind what was added after the privileged start (a reload)."""
         super().startService()
         self.privilegedStartService()
 
-    def renew(self, factory: IProtocolFactory, tls: ServerTls | None) -> None:
-        """Let C{factory} answer from now on, with C{tls}; connections that are there stay with the old ones."""
-        if self._tls is not None and tls is not None:
-            self._tls.identities = tls.identities
-        if isinstance(self._factory, TLSMemoryBIOFactory):
-            self._factory.wrappedFactory = factory
-        else:
-            self._factory = factory
-            if self.port is not None:
-                self.port.factory = factory
+    def renew(self, listener: Listener, factory: IProtocolFactory, tls: ServerTls | None) -> None:
+        """Let C{factory} answer from now on, with C{tls}; connections that are there stay with the old ones.
+
+        @param listener: of the same endpoint: the port is not closed for a moment, and no privilege is needed.
+        """
+        self._listener = listener
+        self.title = f"{listener.protocol} on {listener.endpoint}"
+        self._factory: Any = factory
+        if tls is not None and listener.tls == "implicit":
+            self._factory = TLSMemoryBIOFactory(tls, False, factory, self._reactor)
+            self._factory.noisy = False
+        if self.port is not None:
+            self.port.factory = self._factory
 
     def _bound(self, port: IListeningPort) -> None:
         self.port = port
@@ -106,7 +107,7 @@ class ListeningService(Service):
     def _not_bound(self, failure: Failure) -> None:
         error = getattr(failure.value, "socketError", None)
         if "\\:\\:1" in self._listener.endpoint and getattr(error, "errno", None) in _NO_SUCH_FAMILY:
-            self.log.info("{name}: this machine has no IPv6, not listening there", name=self.name)
+            self.log.info("{title}: this machine has no IPv6, not listening there", title=self.title)
         else:
             self._failure = failure
 

@@ -12,6 +12,7 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -33,7 +34,7 @@ class Half(Protocol):
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self.count = 0
-        self.closed = False
+        self.finished = self.closed = False
 
     def makeConnection(self, transport: ITransport) -> None:
         self.transport = transport
@@ -45,17 +46,19 @@ class Half(Protocol):
 
     def readConnectionLost(self) -> None:
         """This side has finished sending; what the other side still has to say goes on (plain TCP only)."""
+        self.finished = True
         other = self.peer.transport
-        if getattr(other, "TLS", False) or not hasattr(other, "loseWriteConnection"):
+        if self.peer.finished or getattr(other, "TLS", False) or not hasattr(other, "loseWriteConnection"):
             self._relay.end(self)  # TLS, as Twisted speaks it, has no half-close
         else:
+            other.unregisterProducer()  # there is nothing more to ask this side for but its end, again and again
             other.loseWriteConnection()
 
     def writeConnectionLost(self) -> None:
         """The other side's half-close went out; nothing follows."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.closed = True
+        self.finished = self.closed = True
         self._relay.end(self)
 
     def summary(self) -> str:
@@ -106,19 +109,20 @@ class Relay:
         self._connection.take_over(self._backend)
 
     def end(self, half: Half) -> None:
-        """One side is gone: give the other what is on its way, then close it too."""
+        """One side has nothing more to say: give the other what is on its way, then close it too."""
         if not self._ending:
             self._ending = "closed by the client" if half is self.client else "closed by the backend"
             self._since = self._sweeper.clock.seconds()
-            if not half.closed:
-                half.transport.unregisterProducer()
-            if not half.peer.closed:
-                half.peer.transport.unregisterProducer()
-                half.peer.transport.resumeProducing()  # or it would not see the other end close
-                half.peer.transport.loseConnection()
+            for side in (half, half.peer):
+                if not side.closed:
+                    side.transport.unregisterProducer()
+        if not half.peer.closed:
+            half.peer.transport.resumeProducing()  # or it would not see the other end close
+            half.peer.transport.loseConnection()
         if self.client.closed and self._backend.closed:
             self._sweeper.relays.discard(self)
-            self._over()
+            over, self._over = self._over, _nothing
+            over()
 
     def sweep(self, now: float) -> None:
         """Abort what has been idle, or has not read our last bytes, for too long."""
@@ -142,8 +146,14 @@ class Relay:
         return f"backend={name} in={self.client.count} out={self._backend.count} {self._ending}"
 
 
+def _nothing() -> None:
+    """Told already."""
+
+
 class Sweeper(TimerService):
     """One timer for the idle checks of all relays."""
+
+    log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
         self.relays: set[Relay] = set()
@@ -153,4 +163,8 @@ class Sweeper(TimerService):
     def _sweep(self) -> None:
         now = self.clock.seconds()
         for relay in list(self.relays):
-            relay.sweep(now)
+            try:
+                relay.sweep(now)
+            except Exception:  # or one that breaks would end the checks of all others, for ever
+                self.relays.discard(relay)
+                self.log.failure("the check of a relay broke: {relay}", relay=relay.summary())

@@ -114,6 +114,10 @@ class Session(Protocol):
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
+    def may_ask(self, portal: Portal) -> bool:
+        """Whether this session could still turn to that portal, now or later; a relay could not."""
+        return self._dialogue is not None and self._front.portal is portal
+
     def connectionMade(self) -> None:
         front, transport = self._front, self.transport
         self._accepted = front.reactor.seconds()
@@ -251,9 +255,14 @@ class Session(Protocol):
         self._lose()
 
     def _lose(self) -> None:
-        """Close once our last words are read, or L{LINGER} seconds from now."""
+        """Close once our last words are read, or L{LINGER} seconds from now; a login that is under way is over."""
+        if self._pending is not None:
+            self._pending.cancel()
         self._stop_deadline()
+        if self._pending is not None:
+            self._pending.cancel()  # or the login could still succeed, on a connection that is closing
         self.transport.unregisterProducer()
+        self.transport.resumeProducing()  # or TLS would not see that the client closes too
         self.transport.loseConnection()
         if self in self._front.sessions:
             self._deadline = self._front.reactor.callLater(LINGER, self.transport.abortConnection)

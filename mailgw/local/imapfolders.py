@@ -222,9 +222,9 @@ class FolderCommands(FramedServer):
         await self.refresh(folder)
         return b"[APPENDUID %d %d] APPEND completed" % (validity, uid)
 
-    def _append_target(self, name: str, size: int) -> Folder:
+    def _append_target(self, name: bytes, size: int) -> Folder:
         try:
-            folder = self.account.existing(name)
+            folder = self.account.existing(decode(name))
         except imap4.NoSuchMailbox:
             raise No("[TRYCREATE] No such mailbox") from None
         if size > self.append_limit:
@@ -287,8 +287,8 @@ FOLDER_COMMANDS = {
 }
 
 
-def _append_arguments(scanner: Scanner) -> tuple[str, list[str], float | None]:
-    """Mailbox, flags and date of an APPEND, up to the space before the message."""
+def _append_arguments(scanner: Scanner) -> tuple[bytes, list[str], float | None]:
+    """Mailbox (as it came), flags and date of an APPEND, up to the space before the message."""
     name, flags, date = scanner.astring(), [], None
     scanner.space()
     if scanner.peek() == b"(":
@@ -298,7 +298,7 @@ def _append_arguments(scanner: Scanner) -> tuple[str, list[str], float | None]:
         date = scanner.date_time()
         scanner.space()
     scanner.end()
-    return decode(name), flags, date
+    return name, flags, date
 
 
 def _store_appended(folder: Folder, incoming: Incoming, flags: list[str], date: float | None) -> tuple[int, int]:

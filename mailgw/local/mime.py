@@ -205,7 +205,8 @@ class _Scan:
     def _close_down_to(self, level: int, end: int, line: int) -> None:
         while len(self._open) > level:
             done = self._open.pop()
-            done.part.end = max(end, done.part.body)
+            # Where that CRLF was the header's empty line, a body of nothing ends here, and all that is around it.
+            end = done.part.end = max(end, done.part.body)
             done.part.lines = max(line - done.first_line, 0)
 
 

@@ -21,12 +21,7 @@ from mailgw.model import Backend, Failure, Route
 from mailgw.routing.rendezvous import ranked
 from mailgw.routing.target import split_host
 
-_SERVICES: dict[str, type[settings.PoolImap | settings.PoolPop3 | settings.PoolSmtp | settings.PoolManageSieve]] = {
-    "imap": settings.PoolImap,
-    "pop3": settings.PoolPop3,
-    "smtp": settings.PoolSmtp,
-    "managesieve": settings.PoolManageSieve,
-}
+PROTOCOLS = ("imap", "pop3", "smtp", "managesieve")
 
 SUSPECT_FOR = 5.0
 """Seconds that a member stays suspect after a first failure; doubles while it goes on failing."""
@@ -91,7 +86,8 @@ class Pool:
         self.options = options
         self._clock = clock
         self._random = random
-        self._services = {protocol: getattr(options, protocol) or table() for protocol, table in _SERVICES.items()}
+        tables = {protocol: getattr(options, protocol) for protocol in PROTOCOLS}
+        self._services = {protocol: table for protocol, table in tables.items() if table is not None}
         self._members = {member.name or member.host: member for member in options.members}
         self._folded = {name.lower(): name for name in self._members}
         self._hosts: dict[str, list[str]] = {}

@@ -66,7 +66,7 @@ class SelectTests(ImapCase):
         self.assertIn(b"* 0 RECENT", self.session().line(b"SELECT INBOX"))
 
     def test_examine(self) -> None:
-        """EXAMINE changes nothing: not what is recent, not a flag by reading, and STORE, EXPUNGE and MOVE are refused."""
+        """EXAMINE changes nothing: not what is recent, no flag by reading; STORE, EXPUNGE and MOVE are refused."""
         self.talk.line(APPEND)
         other = self.session()
         self.assertEqual(other.line(b"EXAMINE INBOX")[-1], b"a OK [READ-ONLY] EXAMINE completed")
@@ -118,9 +118,7 @@ class NewsTests(ImapCase):
             file.write(MAIL)
         self.assertEqual(
             talk.line(b"NOOP"),
-            [b"* 1 EXPUNGE", b"* 3 EXISTS", b"* 1 RECENT", b"* 1 FETCH (FLAGS (\\Flagged))", b"a OK NOOP completed"]
-            if False
-            else [
+            [
                 b"* 1 EXPUNGE",
                 b"* 3 EXISTS",
                 b"* 3 RECENT",
@@ -135,7 +133,7 @@ class NewsTests(ImapCase):
         talk = self.selected()
         os.unlink(self.root("cur", self.files("cur")[0]))
         answer = talk.line(b"FETCH 1:3 (UID RFC822.SIZE)")
-        self.assertEqual(answer, [b"* 2 FETCH (UID 2 RFC822.SIZE 50)", b"* 3 FETCH (UID 3 RFC822.SIZE 50)", answer[-1]])
+        self.assertEqual(answer, [b"* 2 FETCH (UID 2 RFC822.SIZE 47)", b"* 3 FETCH (UID 3 RFC822.SIZE 47)", answer[-1]])
         self.assertTrue(answer[-1].startswith(b"a NO [EXPUNGEISSUED]"))
         self.assertTrue(talk.line(b"STORE 1 +FLAGS (\\Seen)")[-1].startswith(b"a NO [EXPUNGEISSUED]"))
         self.assertEqual(talk.line(b"SEARCH SUBJECT hello")[0], b"* SEARCH 2 3")
@@ -398,7 +396,7 @@ class AppendTests(ImapCase):
         self.assertTrue(self.files("cur")[0].endswith(":2,S"))
 
     def test_no_room(self) -> None:
-        """A disk that is full before, or becomes full on the way, is OVERQUOTA; nothing is left, the session goes on."""
+        """A disk that is full before or on the way is OVERQUOTA; nothing is left, the session goes on."""
         self.patch(imapfolders, "RESERVE", 1 << 62)
         self.assertTrue(self.talk.line(b"APPEND INBOX {10}")[0].startswith(b"a NO [OVERQUOTA]"))
         self.patch(imapfolders, "RESERVE", 0)

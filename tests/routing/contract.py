@@ -25,8 +25,8 @@ ALICE = Identity("alice@example.org", "test-1")
 
 
 def pool(name: str = "main", clock: Clock | None = None, **options: Any) -> Pool:
-    """A pool of be1, be2 and be3 unless the options say otherwise."""
-    options.setdefault("members", ["be1", "be2", "be3"])
+    """A pool of be1, be2 and be3 that speaks IMAP and POP3, unless the options say otherwise."""
+    options = {"members": ["be1", "be2", "be3"], "imap": {}, "pop3": {}} | options
     return Pool(name, PoolOptions(**options), clock or Clock(), Random(1))
 
 

@@ -52,11 +52,12 @@ class PoolTests(SynchronousTestCase):
         self.assertEqual(self.only("be2", **options), Backend("main", "be2", "10.0.0.7", 10143, "implicit"))
         self.assertEqual(self.only("be1", "smtp", **options), Backend("main", "be1", "be1", 24, "none", "lmtp"))
         self.assertEqual(self.only("be1", "pop3", **options), Backend("main", "be1", "be1", 110, "starttls"))
-        self.assertEqual(self.only("be1", "smtp"), Backend("main", "be1", "be1", 25, "starttls", "smtp"))
+        self.assertEqual(self.only("be1", "smtp", smtp={}), Backend("main", "be1", "be1", 25, "starttls", "smtp"))
 
     def test_unknown_protocol(self) -> None:
-        """A protocol that no pool speaks is an error of ours, not a guess."""
+        """A protocol that the pool has no table for is an error of ours, not a guess."""
         self.assertIs(self.failure(ANY, "gopher").kind, Failure.PROTOCOL)
+        self.assertIs(self.failure(ANY, "smtp").kind, Failure.PROTOCOL)
 
     def test_no_members(self) -> None:
         """A pool without members serves only routes that name their host."""
