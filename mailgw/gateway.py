@@ -108,7 +108,8 @@ class House:
         protocol = self._login_protocols[session.protocol]
         route = await self._router.route(identity, protocol.name)
         if route.local:
-            return LocalDestination(identity, self._store, protocol.name, idle=self.settings.limits.idle)
+            limits = self.settings.limits
+            return LocalDestination(identity, self._store, protocol.name, limits.idle, append_limit=limits.message_size)
         return ProxiedDestination(identity, self.pools[route.pool], route, protocol, self._dialer, self._sweeper)
 
     def _delivery(self, identity: Identity | None, session: ISession) -> RoutedDelivery:

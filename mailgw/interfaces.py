@@ -243,5 +243,3 @@ class IAccountant(Interface):
 
     def leave(key: SessionKey) -> None:
         """A counted session is over."""
-
-

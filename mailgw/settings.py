@@ -124,7 +124,7 @@ class Gateway(Table):
     """How long sessions may go on after SIGTERM."""
     user: str | None = None
     """Become this user once the ports are bound; no change when left out."""
-    transport: Literal["stream", "twisted"] = "stream"
+    transport: Literal["stream", "twisted"] = "twisted"
     """"stream": our own transport; "twisted": the stock ones."""
 
 
@@ -245,7 +245,8 @@ class Pool(Table):
     """Check the backends' certificates and names."""
     ca: FilePath | None = None
     """PEM file of a private CA; the system's CAs when left out."""
-    health: Duration = 10.0
+    health: Duration = 0.0
+    """Between two health checks; "0s" turns them off."""
     """How often a member that is down is tried again."""
     imap: PoolImap | None = None
     pop3: PoolPop3 | None = None

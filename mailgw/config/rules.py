@@ -58,6 +58,8 @@ def _gateway(tables: Tables) -> Iterator[Fault]:
     workers = gateway.get("workers", 0)
     if workers == "auto" or (isinstance(workers, int) and workers != 0 and workers is not True):
         yield ("gateway", "workers"), "worker processes are not built in this version; write 0 or leave it out"
+    if gateway.get("transport") == "stream":
+        yield ("gateway", "transport"), 'is not built in this version; write "twisted" or leave it out'
     if (name := gateway.get("hostname")) is not None and isinstance(name, str) and not _HOST.fullmatch(name):
         yield ("gateway", "hostname"), 'must be a host name, such as "mail.example.com"'
 
@@ -107,6 +109,8 @@ def _listeners(tables: Tables) -> Iterator[Fault]:
                 address_of(endpoint)
             except ValueError as error:
                 yield (*path, "endpoint"), str(error)
+        if listener.get("proxy_from"):
+            yield (*path, "proxy_from"), "the PROXY protocol is not built in this version"
         mode = _text(listener, "tls", "starttls")
         if mode in ("starttls", "optional", "implicit") and "tls" not in tables:
             words = f'tls = "{mode}" needs a [tls] table with certificate and key'
@@ -147,6 +151,11 @@ def _pools(tables: Tables) -> Iterator[Fault]:
 
 def _pool_login(pool: Tables) -> Iterator[Fault]:
     login = _text(pool, "login")
+    if pool.get("health", "0s") not in ("0s", 0):
+        yield ("health",), "health checks are not built in this version"
+    for protocol in ("imap", "pop3") if login in ("none", "xclient") else ():
+        if protocol in pool:
+            yield (protocol,), f'is of no use: with login = "{login}" nobody is logged in there; it goes with smtp only'
     for key in ("master_user", "master_password"):
         if login in ("master", "authzid") and pool.get(key, "") == "":
             yield (key,), f'is missing; login = "{login}" needs it'
@@ -168,12 +177,12 @@ def _pool_members(pool: Tables) -> Iterator[Fault]:
         if not _HOST.fullmatch(host) and not _is_address(host):
             yield ("members", index), "must be a host name or an address; a port goes into a key such as imap = 10143"
         name = _text(table, "name") or host
-        if name in names:
+        if name.lower() in names:
             yield (
                 ("members", index),
                 f"another member is called {name!r}; give one of them a name of its own",
             )
-        names.add(name)
+        names.add(name.lower())
 
 
 def _routes(tables: Tables) -> Iterator[Fault]:

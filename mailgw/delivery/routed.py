@@ -146,7 +146,7 @@ class RoutedDelivery:
         if self._identity is None:
             raise RecipientRefused(user.dest, RELAY_DENIED)
         route = await self._desk.router.route(self._identity, "smtp")
-        if route.local:
+        if route.local or self._desk.pools[route.pool].options.smtp is None:
             raise RecipientRefused(user.dest, RELAY_DENIED)
         return self._identity, route
 
@@ -168,6 +168,7 @@ class RoutedDelivery:
             self.reset()
         if owner.username not in self._owners and len(self._owners) >= LOCAL_COPIES:
             raise RecipientRefused(user.dest, ANOTHER_DESTINATION)
+        self._desk.store.account(owner)  # a name that makes no path is refused now, not when the text has come
         self._destination = "local"
         self._owners.add(owner.username)
         return partial(self._box, owner)

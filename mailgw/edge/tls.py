@@ -31,7 +31,6 @@ ALPN: Mapping[str, tuple[bytes, ...]] = {
 """What a client may offer by ALPN (RFC 7301); anything else is refused, against cross-protocol attacks (ALPACA)."""
 
 
-
 def _versions(minimum: str) -> dict[str, Any]:
     """The oldest version spoken, as L{ssl.CertificateOptions} takes it: "insecurely" also sets one that is newer."""
     return {"insecurelyLowerMinimumTo": {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[minimum]}

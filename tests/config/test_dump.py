@@ -39,7 +39,6 @@ key = "x.key"
 protocol = "pop3"
 endpoint = 'tcp:995:interface=\:\:1'
 tls = "implicit"
-proxy_from = ["10.0.0.0/8", "::1"]
 """
 )
 

@@ -95,11 +95,6 @@ class LoadTests(Case):
         path = os.path.relpath(write(self.folder))
         self.assertEqual(load(path).gateway.state, f"{self.folder}/var")
 
-    def test_networks(self) -> None:
-        """A network alone, or a list."""
-        settings = self.load(GOOD.replace('"tcp:143"', '"tcp:143"\nproxy_from = "10.0.0.0/8"'))
-        self.assertEqual(settings.listener[0].proxy_from, (ip_network("10.0.0.0/8"),))
-
     def test_attributes_for_rules(self) -> None:
         """A directory is told which attributes the routes will read."""
         more = '[[route]]\nkind = "attribute"\nname = "mailServer"\n[[route]]\nkind = "anywhere"\nexpect = ["a", "b"]\n'

@@ -55,6 +55,28 @@ class FaultsBetweenTests(SynchronousTestCase):
         for good in ("localhost", "a-b.example", "127.0.0.1", "a_b.example"):
             self.assertEqual(self.changed('"mail.example.com"', f'"{good}"'), [], good)
 
+    def test_not_built(self) -> None:
+        """What the format knows and this version does not do is refused, not passed over."""
+        for text, path in (
+            ("gateway = {workers = 2}", "gateway.workers"),
+            ('gateway = {workers = "auto"}', "gateway.workers"),
+            ('gateway = {transport = "stream"}', "gateway.transport"),
+            ('listener = [{proxy_from = ["10.0.0.0/8"]}]', "listener.1.proxy_from"),
+            ('pool = {main = {health = "10s"}}', "pool.main.health"),
+        ):
+            found = [fault for fault in self.faults(text) if fault.startswith(f"{path}: ")]
+            self.assertEqual(len(found), 1, text)
+            self.assertIn("not built in this version", found[0])
+        self.assertEqual(self.changed("[gateway]\n", '[gateway]\ntransport = "twisted"\nworkers = 0\n'), [])
+
+    def test_no_login_for_readers(self) -> None:
+        """A pool where nobody logs in has no use for IMAP and POP3."""
+        for login in ("none", "xclient"):
+            faults = self.faults(f'pool = {{main = {{login = "{login}", imap = {{}}, pop3 = {{}}, smtp = {{}}}}}}')
+            self.assertEqual(
+                [one.partition(":")[0] for one in faults if "pool" in one], ["pool.main.imap", "pool.main.pop3"]
+            )
+
     def test_keys_for_certificates(self) -> None:
         """There are as many keys as certificates, in every identity."""
         words = "1 key for 2 certificates; write one for each, in the same order"

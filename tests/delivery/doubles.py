@@ -19,7 +19,7 @@ from mailgw.delivery.routed import Desk, RoutedDelivery
 from mailgw.edge.dialer import BackendConnection, Dialer
 from mailgw.edge.limits import Turnstile
 from mailgw.errors import BackendFailed, DirectoryDown, LoginRefused
-from mailgw.interfaces import IAccountant, IPreparedMessage, IDirectory, IMailStore, IPool, IRouter
+from mailgw.interfaces import IAccountant, IDirectory, IMailStore, IPool, IPreparedMessage, IRouter
 from mailgw.model import LOCAL, Backend, Identity, Login, RefusalKind, Route
 from mailgw.model import Failure as Kind
 from mailgw.settings import Listener, Pool, Settings
@@ -174,7 +174,7 @@ class FakePool:
 
     def __init__(self, name: str, hosts: Sequence[str], **options: Any) -> None:
         self.name, self.hosts = name, hosts
-        self.options = Pool.model_validate(options)
+        self.options = Pool.model_validate({"smtp": {"tls": "none"}} | options)
         self.log: list[tuple[str, str]] = []
 
     def candidates(self, username: str, protocol: str, route: Route) -> list[Backend]:
@@ -289,7 +289,8 @@ class FakeStore:
         self.full: set[str] = set()
 
     def account(self, identity: Identity) -> Any:
-        raise NotImplementedError
+        if ".." in identity.username:
+            raise LoginRefused(RefusalKind.UNAVAILABLE, "no path")
 
     def mailbox(self, identity: Identity) -> Any:
         raise NotImplementedError

@@ -37,6 +37,12 @@ class MxTests(SynchronousTestCase):
         self.assertEqual(client.codes(b".\r\n"), [452])
         self.assertEqual((self.world.store.mail, self.world.store.open), ([], []))
 
+    def test_no_path(self) -> None:
+        """A user whose name makes no path in the store is temporary trouble at RCPT, not after the text."""
+        self.world.directory.add("../zoe@d", "odd@d")
+        client = mx(self.world)
+        self.assertEqual(client.codes(MAIL + b"RCPT TO:<odd@d>\r\n"), [250, 451])
+
     def test_recipients(self) -> None:
         """Not ours, unknown, no route, and what has another destination: each has its reply."""
         client = mx(self.world)

@@ -8,6 +8,7 @@ import re
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailgw.delivery.reception import SUBMISSION
+from mailgw.settings import Pool
 from tests.delivery.clients import LOGIN, submission
 from tests.delivery.doubles import Client, World
 
@@ -20,6 +21,7 @@ class SubmissionTests(SynchronousTestCase):
 
     def options(self, **options: object) -> None:
         """Give the pool other options."""
+        options = {"smtp": {"tls": "none"}} | options
         self.world.pools["main"].options = self.world.pools["main"].options.model_validate(options)
 
     def sent(self, client: Client, recipient: bytes = b"x@elsewhere") -> list[str]:
@@ -96,6 +98,13 @@ class SubmissionTests(SynchronousTestCase):
         client = self.world.client(SUBMISSION, "submission")
         login = base64.b64encode(b"\0ann@d\0secret")
         client.say(b"EHLO c\r\nAUTH PLAIN " + login + b"\r\nMAIL FROM:<ann@d>\r\n")
+        self.assertEqual(client.say(b"RCPT TO:<x@elsewhere>\r\n"), b"550 5.7.1 Relaying denied\r\n")
+
+    def test_no_relay_without_smtp(self) -> None:
+        """Where the sender's pool has no SMTP, mail to elsewhere has nowhere to go."""
+        self.world.pools["main"].options = Pool()
+        client = submission(self.world)
+        client.say(b"MAIL FROM:<zoe@d>\r\n")
         self.assertEqual(client.say(b"RCPT TO:<x@elsewhere>\r\n"), b"550 5.7.1 Relaying denied\r\n")
 
     def test_wrong_password(self) -> None:

@@ -78,7 +78,7 @@ class Gateway(Daemon):
         certificates().copy_to(self.folder)
         self.write(settings)
 
-    def write(self, settings: str, transport: str = "stream") -> None:
+    def write(self, settings: str, transport: str = "twisted") -> None:
         """Write the settings file."""
         self.settings.write_text(_OWN % transport + self.ports.settings() + settings)
 

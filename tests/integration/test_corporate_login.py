@@ -76,16 +76,6 @@ class TourTests(CompanyTestCase):
         """A master user with a SASL authorization identity."""
         self.tour("authzid", "starttls", starttls=False)
 
-    def test_stock_transports(self) -> None:
-        """All of it on Twisted's stock transports."""
-        settings = self.company.settings()
-        gateway = Gateway(settings)
-        gateway.write(settings, transport="twisted")
-        self.addCleanup(gateway.stop)
-        gateway.start()
-        for mode in ("starttls", "implicit"):
-            self.use_mail(gateway, ANNA, mode)
-
 
 class BackendTests(CompanyTestCase):
     def setUp(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from mailgw.errors import LoginRefused
@@ -23,6 +24,7 @@ from mailgw.model import Identity
 ALICE = Identity("alice@example.com")
 BOB = Identity("bob")
 MAIL = b"From: bob@example.com\r\nSubject: hello\r\n\r\nbody\r\n"
+APPEND = b"APPEND INBOX {%d+}\r\n%b" % (len(MAIL), MAIL)
 
 
 class InlineDisk(Disk):
@@ -91,6 +93,35 @@ class ImapTalk:
     def line(self, text: bytes) -> list[bytes]:
         """Send a command C{a …}; the lines of the answer."""
         return self(b"a " + text + b"\r\n").splitlines()
+
+
+class ImapCase(SynchronousTestCase):
+    """Tests with one IMAP session, C{talk}, of a user with an empty Maildir."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.store = local_store(self.mktemp(), self.clock)
+        self.talk = self.session()
+
+    def session(self, **options: int) -> ImapTalk:
+        """One more session of the same user."""
+        return ImapTalk(self.store, **options)
+
+    def selected(self, count: int = 3) -> ImapTalk:
+        """A session with INBOX selected, in which are some messages."""
+        for _ in range(count):
+            self.talk.line(APPEND)
+        self.talk.line(b"SELECT INBOX")
+        return self.talk
+
+    def root(self, *names: str) -> str:
+        """A path in the user's Maildir."""
+        return os.path.join(self.talk.account.root, *names)
+
+    def files(self, sub: str) -> list[str]:
+        """Sorted names."""
+        return sorted(os.listdir(self.root(sub)))
 
 
 class StoreContract:
