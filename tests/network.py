@@ -155,7 +155,7 @@ class Far:
             else:
                 self._flush()
                 return
-        raise AssertionError("no end of the handshake")
+        raise ssl.SSLError("no end of the handshake")
 
     def finish(self) -> None:
         """Half-close: nothing more is sent."""
@@ -175,33 +175,42 @@ class Far:
 
 
 class Dial:
-    """An attempt of the gateway to connect to somebody."""
+    """An attempt of the gateway to connect to somebody; also what Twisted calls its connector.
 
-    def __init__(self, loop: Loop, host: str, port: int, factory: Any, connector: Any) -> None:
+    @ivar given_up: nobody waits for it any more.
+    """
+
+    def __init__(self, loop: Loop, host: str, port: int, factory: Any, timeout: float) -> None:
         self.host, self.port = host, port
-        self._loop, self._factory, self._connector = loop, factory, connector
-
-    @property
-    def given_up(self) -> bool:
-        """Nobody waits for it any more."""
-        return bool(self._connector.stoppedConnecting)
+        self.given_up = False
+        self._loop, self._factory = loop, factory
+        self._late = loop.callLater(timeout, self.refuse, TimeoutError())
 
     def accept(self) -> Far:
         """Be there."""
-        self._loop.dials.remove(self)
-        protocol = self._factory.buildProtocol(IPv4Address("TCP", self.host, self.port))
+        self._over()
+        protocol = self._factory.buildProtocol(self.getDestination())
         return self._loop.join(protocol, Dialled, self.host)
 
     def refuse(self, error: Exception | None = None) -> None:
         """Not be there."""
-        self._loop.dials.remove(self)
-        self._factory.clientConnectionFailed(self._connector, Failure(error or ConnectionRefusedError()))
+        self._over()
+        self._factory.clientConnectionFailed(self, Failure(error or ConnectionRefusedError()))
         self._loop.turn()
 
-    def time_out(self) -> None:
-        """Too late for an answer."""
-        if self in self._loop.dials and not self.given_up:
-            self.refuse(TimeoutError())
+    def _over(self) -> None:
+        self._loop.dials.remove(self)
+        if self._late.active():
+            self._late.cancel()
+
+    def getDestination(self) -> IPv4Address:
+        """Where to."""
+        return IPv4Address("TCP", self.host, self.port)
+
+    def stopConnecting(self) -> None:
+        """Give up."""
+        self.given_up = True
+        self._over()
 
 
 class Port:
@@ -300,11 +309,10 @@ class Loop(_DisconnectSelectableMixin, MemoryReactorClock):
         return self.ports[-1]
 
     def connectTCP(self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None) -> Any:
-        connector = super().connectTCP(host, port, factory, timeout, bindAddress)  # type: ignore[no-untyped-call]
-        dial = Dial(self, host, port, factory, connector)
+        dial = Dial(self, host, port, factory, timeout)
         self.dials.append(dial)
-        self.callLater(timeout, dial.time_out)
-        return connector
+        factory.startedConnecting(dial)
+        return dial
 
 
 class NetworkTestCase(SynchronousTestCase):

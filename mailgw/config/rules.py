@@ -109,7 +109,7 @@ def _listeners(tables: Tables) -> Iterator[Fault]:
                 address_of(endpoint)
             except ValueError as error:
                 yield (*path, "endpoint"), str(error)
-        if listener.get("proxy_from"):
+        if any(isinstance(network, str) for network in _texts(listener, "proxy_from")):
             yield (*path, "proxy_from"), "the PROXY protocol is not built in this version"
         mode = _text(listener, "tls", "starttls")
         if mode in ("starttls", "optional", "implicit") and "tls" not in tables:

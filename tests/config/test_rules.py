@@ -74,7 +74,8 @@ class FaultsBetweenTests(SynchronousTestCase):
         for login in ("none", "xclient"):
             faults = self.faults(f'pool = {{main = {{login = "{login}", imap = {{}}, pop3 = {{}}, smtp = {{}}}}}}')
             self.assertEqual(
-                [one.partition(":")[0] for one in faults if "pool" in one], ["pool.main.imap", "pool.main.pop3"]
+                [one.partition(":")[0] for one in faults if one.startswith("pool")],
+                ["pool.main.imap", "pool.main.pop3"],
             )
 
     def test_keys_for_certificates(self) -> None:
