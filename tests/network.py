@@ -242,7 +242,7 @@ class Loop(_DisconnectSelectableMixin, MemoryReactorClock):
     log = Logger()
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's; likewise below
+        super().__init__()
         self.ports: list[Port] = []
         self.dials: list[Dial] = []
         self.unbindable: dict[int, int] = {}
@@ -278,7 +278,7 @@ class Loop(_DisconnectSelectableMixin, MemoryReactorClock):
             self.log.failure("a protocol broke")
             why = error
         if why:
-            self._disconnectSelectable(transport, why, reading)  # type: ignore[no-untyped-call]
+            self._disconnectSelectable(transport, why, reading)
 
     def close(self) -> None:
         """Close what a test left open."""
@@ -321,5 +321,5 @@ class NetworkTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.loop = Loop()
         # startTLS takes no clock
-        self.patch(tls, "_get_default_clock", lambda: self.loop)  # type: ignore[no-untyped-call]
+        self.patch(tls, "_get_default_clock", lambda: self.loop)
         self.addCleanup(self.loop.close)

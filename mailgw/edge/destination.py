@@ -35,7 +35,7 @@ class ProxiedDestination:
     async def open(self, session: ISession) -> Arrival:
         access = access_to(self._pool.options, self.username, session.login)
         if access is None:
-            reason = f"pool {self._pool.name} has login = none; {self._protocol.name} needs one"
+            reason = f"pool {self._pool.name} has login = {self._pool.options.login}: no {self._protocol.name} there"
             raise BackendFailed(Failure.PROTOCOL, reason)
         forward = Forward(session.session_id, session.peer, session.secure, login=self.username)
         try:

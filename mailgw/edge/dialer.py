@@ -14,7 +14,7 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -167,14 +167,23 @@ class Dialer:
         """
         try:
             connection = BackendConnection(backend, dialogue, self._tls[backend.pool].creator(backend.host))
-            await self._endpoint(backend).connect(_Quiet.forProtocol(lambda: connection))
-        except ConnectingCancelledError:  # an endpoint's own word, which nobody who cancels a Deferred expects
-            raise CancelledError from None
+            await self._reach(backend, connection)
         except ConnectTimeout:
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: no answer within {self.limits.connect:g} s") from None
         except (ConnectError, DNSLookupError, OSError, ValueError) as error:  # ValueError: what is no name in the DNS
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: {error}") from None
         return connection
+
+    async def _reach(self, backend: Backend, connection: BackendConnection) -> None:
+        """Connect. Endpoints answer a cancellation with errors of their own; whoever cancels gets C{CancelledError}."""
+        answer: Deferred[object] = Deferred()
+        attempt = self._endpoint(backend).connect(_Quiet.forProtocol(lambda: connection))
+        attempt.addBoth(lambda result: None if answer.called else answer.callback(result))
+        try:
+            await answer
+        except CancelledError:
+            attempt.cancel()
+            raise
 
     def _endpoint(self, backend: Backend) -> Any:
         timeout = self.limits.connect

@@ -376,4 +376,3 @@ class HoldingTests(NetworkTestCase):
         connection.close()
         connection.quit(b"bye")
         self.assertEqual(len(lost), 1)
-

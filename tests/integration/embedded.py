@@ -42,7 +42,7 @@ class Embedded(Gateway):
         # the tests knock more often than a client does
         return [*super().command(), "--set", "limits.failure_delay=50ms", "--set", "limits.logins_per_address=10000"]
 
-    def write(self, settings: str, transport: str = "twisted") -> None:
+    def write(self, settings: str) -> None:
         text = (CHECKOUT / "etc" / "mailgw.toml").read_text()
         for name, port in _STANDARD.items():
             text, count = re.subn(rf"(?<=[:]){port}\b", str(getattr(self.ports, name)), text)

@@ -78,9 +78,9 @@ class Gateway(Daemon):
         certificates().copy_to(self.folder)
         self.write(settings)
 
-    def write(self, settings: str, transport: str = "twisted") -> None:
+    def write(self, settings: str) -> None:
         """Write the settings file."""
-        self.settings.write_text(_OWN % transport + self.ports.settings() + settings)
+        self.settings.write_text(_OWN + self.ports.settings() + settings)
 
     def command(self) -> Sequence[str]:
         return [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", "mailgw", "--config", str(self.settings)]
@@ -186,7 +186,6 @@ _OWN = """
 hostname = "gateway.example"
 state = "state"
 drain = "1s"
-transport = "%s"
 
 [tls]
 certificate = "server.pem"

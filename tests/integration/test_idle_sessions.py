@@ -38,7 +38,7 @@ file = "{passwd}"
 kind = "pool"
 pool = "main"
 [pool.main]
-members = [{{host = "localhost", imap = {cls.dovecot.imap}, pop3 = {cls.dovecot.pop3}}}]
+members = [{{host = "127.0.0.1", imap = {cls.dovecot.imap}, pop3 = {cls.dovecot.pop3}}}]
 ca = "{certificates().ca}"
 [pool.main.imap]
 tls = "none"
