@@ -3,7 +3,8 @@
 The map of this tree, in the order in which one login walks through it::
 
     tap.py, cli.py     command lines
-    settings.py        TOML file to frozen values;  registry.py: the table of plugs
+    settings.py        the settings as values;  registry.py: the table of plugs
+    config/            the settings file: reading, judging, checking, showing it
     gateway.py         the composition root: settings and reactor to services
     edge/              connections: listeners, TLS, the session, the dialer, the relay
     wire/              the protocols, pure: bytes in, events out

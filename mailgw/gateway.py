@@ -263,12 +263,12 @@ class Gateway(MultiService):
         stopped = super().stopService()
         for session in list(self._lasting.sessions):
             session.shut(even_logged_in=False)
-        left = self.house.settings.gateway.drain
+        drain = self.house.settings.gateway.drain
+        end = self._reactor.seconds() + drain
         if self._lasting.sessions:
-            self.log.info("{count} sessions may go on for {left:g} s", count=len(self._lasting.sessions), left=left)
-        while self._lasting.sessions and left > 0:
+            self.log.info("{count} sessions may go on for {drain:g} s", count=len(self._lasting.sessions), drain=drain)
+        while self._lasting.sessions and self._reactor.seconds() < end:
             await deferLater(self._reactor, 0.1)
-            left -= 0.1
         for session in list(self._lasting.sessions):
             session.shut(even_logged_in=True)
         await stopped

@@ -28,7 +28,6 @@ TABLE: dict[str, dict[str, str]] = {
         "pool": "mailgw.routing.rendezvous:PoolRule",
         "local": "mailgw.routing.router:LocalRule",
     },
-    "store": {"maildir": "mailgw.local.serve:MaildirStore"},
 }
 
 LATER: dict[str, frozenset[str]] = {

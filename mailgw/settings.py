@@ -125,7 +125,7 @@ class Gateway(Table):
     user: str | None = None
     """Become this user once the ports are bound; no change when left out."""
     transport: Literal["stream", "twisted"] = "twisted"
-    """"stream": our own transport; "twisted": the stock ones."""
+    """"twisted": Twisted's stock transports; "stream": our own, not built in this version."""
 
 
 class TlsName(Table):
@@ -162,7 +162,7 @@ class Listener(Table):
     tls: TlsMode = "starttls"
     """starttls: login only after it (on mx and lmtp offered, never required); optional; implicit; none."""
     proxy_from: Networks = ()
-    """These peers must send a PROXY v1 or v2 header; nobody else may."""
+    """These peers must send a PROXY v1 or v2 header; nobody else may. Not built in this version."""
 
 
 class Member(Table):
@@ -246,7 +246,7 @@ class Pool(Table):
     ca: FilePath | None = None
     """PEM file of a private CA; the system's CAs when left out."""
     health: Duration = 0.0
-    """Between two health checks; "0s" turns them off."""
+    """Between two health checks; "0s": none. Others are not built in this version."""
     """How often a member that is down is tried again."""
     imap: PoolImap | None = None
     pop3: PoolPop3 | None = None

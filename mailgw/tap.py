@@ -54,7 +54,6 @@ def makeService(options: Options) -> Gateway:
     if not os.path.exists(path):
         sys.stderr.write(f"mailgw: no settings file {path}; name one with --config or $MAILGW_CONFIG\n")
         raise SystemExit(2)
-    path = os.path.abspath(path)  # twistd may change to another folder before a reload
     overrides = tuple(options["set"])
     try:
         service = gateway.build(load(path, overrides), reactor)
@@ -65,8 +64,10 @@ def makeService(options: Options) -> Gateway:
         sys.stderr.write(f"mailgw: {error}\n")
         raise SystemExit(1) from None
 
+    lasting_path = os.path.abspath(path)  # twistd may change to another folder before a reload
+
     def reload(*_: Any) -> None:
-        reactor.callFromThread(service.reload, lambda: load(path, overrides))
+        reactor.callFromThread(service.reload, lambda: load(lasting_path, overrides))
 
     reactor.callWhenRunning(signal.signal, signal.SIGHUP, reload)
     return service

@@ -25,6 +25,9 @@ from twisted.protocols import tls
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+STEPS = 64
+"""In how many steps time passes: a power of two, with which floats stay exact."""
+
 
 class Near(tcp.Server):
     """The gateway's end of a client's connection: all of Twisted's transport but the addresses."""
@@ -121,10 +124,9 @@ class Far:
             self._coming.write(data)
         plain = b""
         try:
-            while not self.closed:
-                more = self._tls.read(65536)
+            while more := self._tls.read(65536):
                 plain += more
-                self.closed = not more
+            self.closed = True  # a clean end
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError:
@@ -156,6 +158,13 @@ class Far:
                 self._flush()
                 return
         raise ssl.SSLError("no end of the handshake")
+
+    def unwrap(self) -> None:
+        """End TLS from this side too."""
+        assert self._tls is not None
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
+        self._flush()
 
     def finish(self) -> None:
         """Half-close: nothing more is sent."""
@@ -257,9 +266,10 @@ class Loop(_DisconnectSelectableMixin, MemoryReactorClock):
         raise AssertionError("it never comes to rest")
 
     def wait(self, seconds: float) -> None:
-        """Let time pass."""
-        self.advance(seconds)
-        self.turn()
+        """Let time pass, not in one leap: what happens on the way may have consequences on the way."""
+        for _ in range(STEPS):
+            self.advance(seconds / STEPS)
+            self.turn()
 
     def _carry(self) -> bool:
         readable, writable, _ = select.select(list(self.readers), list(self.writers), [], 0)
@@ -300,6 +310,10 @@ class Loop(_DisconnectSelectableMixin, MemoryReactorClock):
         """Connect to a port that the gateway listens on."""
         (port,) = (port for port in self.ports if port.number == number)
         return self.join(port.factory.buildProtocol(IPv4Address("TCP", peer, 40000)), Near, peer)
+
+    def callFromThread(self, call: Any, *arguments: Any) -> None:
+        """In the next turn."""
+        self.callLater(0, call, *arguments)
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
         number = errno.EADDRINUSE if any(port == other.number for other in self.ports) else self.unbindable.get(port)

@@ -10,18 +10,16 @@ import shutil
 
 PACKAGES = {
     "slapd": ("slapd",),
+    "slapadd": ("slapd",),
     "ldapadd": ("ldap-utils",),
-    "dovecot": ("dovecot-core", "dovecot-sieve"),
+    "dovecot": ("dovecot-imapd", "dovecot-pop3d", "dovecot-lmtpd"),
     "/usr/lib/dovecot/imap": ("dovecot-imapd",),
     "/usr/lib/dovecot/pop3": ("dovecot-pop3d",),
     "/usr/lib/dovecot/lmtp": ("dovecot-lmtpd",),
-    "/usr/lib/dovecot/submission": ("dovecot-submissiond",),
-    "/usr/lib/dovecot/managesieve": ("dovecot-managesieved",),
+    "doveadm": ("dovecot-core",),
     "exim4": ("exim4-daemon-heavy",),
     "mbsync": ("isync",),
     "mutt": ("mutt",),
-    "swaks": ("swaks",),
-    "curl": ("curl",),
     "openssl": ("openssl",),
 }
 """Servers and clients, by name or path; servers stand in sbin, which is not on everybody's path."""
@@ -35,7 +33,8 @@ def find(program: str) -> str | None:
 
 def missing_packages() -> list[str]:
     """@return: the packages whose programs this machine lacks."""
-    return [package for program, packages in PACKAGES.items() if find(program) is None for package in packages]
+    lacking = [package for program, packages in PACKAGES.items() if find(program) is None for package in packages]
+    return list(dict.fromkeys(lacking))
 
 
 if __name__ == "__main__":

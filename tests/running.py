@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
-import hypothesis
 from twisted.scripts import trial
 from twisted.trial import reporter
 
@@ -41,6 +40,8 @@ def tell_skips(reasons: Counter[str]) -> list[str]:
 
 def main() -> None:
     """Run trial with the arguments of this process; its exit status is ours."""
+    import hypothesis
+
     if not any(argument.lstrip("./").startswith("tests") for argument in sys.argv[1:]):
         sys.argv.append("tests")
     # No example takes too long on a machine that is busy with other things, and nothing is kept in the checkout.

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyClass, verifyObject
 
 from mailgw import registry
-from mailgw.interfaces import IDirectory, IFrontend, IMailStore, IRoutingRule
+from mailgw.interfaces import IDirectory, IFrontend, IRoutingRule
 from mailgw.settings import Table
 from mailgw.wire.protocol import LoginProtocol
 from tests.running import tell_skips
@@ -134,11 +134,6 @@ class RegistryTests(SynchronousTestCase):
                 self.assertTrue(verifyClass(interface, plug), kind)
                 self.assertTrue(issubclass(plug.Options, Table), kind)
                 self.assertTrue(callable(plug.from_options), kind)
-
-    def test_stores(self) -> None:
-        """The local store gives what twisted.mail serves."""
-        for kind in registry.TABLE["store"]:
-            self.assertTrue(verifyClass(IMailStore, registry.load("store", kind)), kind)
 
     def test_later(self) -> None:
         """A kind that is built is no longer announced for later."""

@@ -122,6 +122,7 @@ class Onward:
         self._link: Link | None = None
         self._refusal: Reply | None = None
         self._begun = False
+        self._taken: dict[str, Reply] = {}
         self.accepted = 0
         self._message: OnwardMessage | None = None
 
@@ -138,6 +139,8 @@ class Onward:
         """
         if self._refusal is not None:
             return self._refusal
+        if address in self._taken:
+            return self._taken[address]  # two names of one mailbox: one copy
         try:
             reply = await self._offer(address)
         except CancelledError:
@@ -145,7 +148,9 @@ class Onward:
             raise
         except BackendFailed as error:
             return self._lost(error)
-        self.accepted += reply.good
+        if reply.good:
+            self.accepted += 1
+            self._taken[address] = reply
         return self._presentable(reply)
 
     async def _offer(self, address: str) -> Reply:

@@ -154,6 +154,8 @@ class RoutedDelivery:
         if route.local:
             return self._local(user, owner)
         onward = self._onward(user, self._desk.pools[route.pool], owner, route)
+        if onward.candidates[0].speak == "lmtp" and self._desk.policy.is_ours(address):
+            address = owner.username  # LMTP is the last hop: behind it nobody knows aliases any more
         reply = await onward.recipient(address)
         if not reply.good:
             raise RecipientRefused(user.dest, reply)

@@ -263,7 +263,7 @@ class LdapDirectory:
             _down(self.name, outcome)
         identity = self._identity(until, entries[0])
         if self._allowed and self._allowed.isdisjoint(map(comparable_dn, identity.groups)):
-            raise LoginRefused(RefusalKind.AUTHZ, f"{entries[0].dn} is in none of the allowed groups")
+            raise LoginRefused(RefusalKind.CREDENTIALS, f"{entries[0].dn} is in none of the allowed groups")
         return identity, 0.0
 
     def _find_recipient(self, address: str) -> Identity | None:

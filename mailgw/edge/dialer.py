@@ -29,6 +29,9 @@ from mailgw.model import Failure as FailureKind
 from mailgw.settings import Limits
 from mailgw.wire.events import Close, Event, Ready, Refused, Send, StartTLS
 
+ATTEMPT_DELAY = 0.05
+"""Seconds between the attempts at a name's addresses: backends are near, and one family is often not served."""
+
 
 @implementer(IHandshakeListener, IHalfCloseableProtocol)
 class BackendConnection(Protocol):
@@ -191,7 +194,7 @@ class Dialer:
             return TCP4ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
         if isIPv6Address(backend.host):
             return TCP6ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
-        return HostnameEndpoint(self.reactor, backend.host, backend.port, timeout)
+        return HostnameEndpoint(self.reactor, backend.host, backend.port, timeout, attemptDelay=ATTEMPT_DELAY)
 
     async def login(self, backend: Backend, dialogue: IClientDialogue) -> tuple[BackendConnection, Ready]:
         """Connect and carry the dialogue until it is logged in.

@@ -6,12 +6,16 @@ It opens no sockets. Which listener uses TLS, and when, is decided in L{mailgw.e
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from OpenSSL import SSL
+from service_identity.hazmat import DNS_ID, IPAddress_ID, ServiceID, verify_service_identity
+from service_identity.pyopenssl import extract_patterns
 from twisted.internet import ssl
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
@@ -44,14 +48,12 @@ class KeyPair:
     key: str
 
     def stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """What changes when one of the files does.
-
-        @raise OSError: a file is not there.
-        """
-        return tuple(
-            (status.st_ino, status.st_size, status.st_mtime_ns)
-            for status in (os.stat(self.certificate), os.stat(self.key))
-        )
+        """What changes when one of the files does; empty while one of them is not there."""
+        try:
+            found = (os.stat(self.certificate), os.stat(self.key))
+        except OSError:
+            return ()
+        return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
 
 
 def _no_passphrase(*_: object) -> bytes:
@@ -114,7 +116,8 @@ class Identities:
         tls = self._tls
         groups = [((), tls.certificate, tls.key)] + [(name.names, name.certificate, name.key) for name in tls.name]
         pairs = [[KeyPair(*files) for files in zip(chains, keys, strict=True)] for _, chains, keys in groups]
-        stamps = self._stamps([pair for group in pairs for pair in group])
+        self._pairs = [pair for group in pairs for pair in group]
+        self._stamp = [pair.stamp() for pair in self._pairs]  # before reading them: later changes are seen
         contexts = [server_context(group, tls.minimum) for group in pairs]
         by_name = {
             name.lower().encode(): context
@@ -122,15 +125,7 @@ class Identities:
             for name in names
         }
         contexts[0].set_tlsext_servername_callback(self._choose)
-        self._pairs = [pair for group in pairs for pair in group]
-        self._stamp, self._by_name, self.default = stamps, by_name, contexts[0]
-
-    @staticmethod
-    def _stamps(pairs: Iterable[KeyPair]) -> list[tuple[tuple[int, int, int], ...]]:
-        try:
-            return [pair.stamp() for pair in pairs]
-        except OSError as error:
-            raise SettingsError([f"{error.filename}: {error.strerror}"]) from None
+        self._by_name, self.default = by_name, contexts[0]
 
     def _choose(self, connection: SSL.Connection) -> None:
         """Take the certificate of exactly that name, else of its wildcard, else stay with the default."""
@@ -148,7 +143,7 @@ class Identities:
         @return: whether new contexts are in force.
         """
         try:
-            if only_changed and self._stamps(self._pairs) == self._stamp:
+            if only_changed and [pair.stamp() for pair in self._pairs] == self._stamp:
                 return False
             self._load()
         except SettingsError as error:
@@ -174,10 +169,14 @@ class ServerTls:
     def __init__(self, identities: Identities, protocol: str) -> None:
         """@param protocol: the listener's, for ALPN."""
         self.identities = identities
-        self._accepted = ALPN[protocol]
+        self._accepted = ALPN.get(protocol, ())
 
     def serverConnectionForTLS(self, tlsProtocol: Protocol) -> SSL.Connection:
-        connection = _ServerConnection(self.identities.default, None)
+        return self.connection_on(None)
+
+    def connection_on(self, skt: socket.socket | None) -> SSL.Connection:
+        """Make a connection that reads and writes C{skt} itself; C{None}: a pair of buffers in memory."""
+        connection = _ServerConnection(self.identities.default, skt)
         connection.accepted = self._accepted
         return connection
 
@@ -190,8 +189,57 @@ class _Unverified:
         self._hostname, self._context = hostname, context
 
     def clientConnectionForTLS(self, tlsProtocol: Protocol) -> SSL.Connection:
-        connection = SSL.Connection(self._context, None)
+        return self.connection_on(None)
+
+    def connection_on(self, skt: socket.socket | None) -> SSL.Connection:
+        """As L{ServerTls.connection_on}."""
+        connection = SSL.Connection(self._context, skt)
         connection.set_tlsext_host_name(self._hostname.encode("idna"))
+        return connection
+
+
+class _IdentifiedConnection(SSL.Connection):
+    """A connection that knows whose certificate it wants to see."""
+
+    wanted: ServiceID
+
+
+def _identify(connection: SSL.Connection, certificate: Any, error: int, depth: int, good: int) -> bool:
+    """OpenSSL's question about each certificate of a chain that it has looked at itself.
+
+    @raise service_identity.VerificationError: the last one is for another name; the handshake raises this then.
+    """
+    if good and depth == 0:
+        assert isinstance(connection, _IdentifiedConnection)
+        verify_service_identity(extract_patterns(certificate), [connection.wanted], [])
+    return bool(good)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _Verified:
+    """TLS towards a backend that has to show a certificate for its name."""
+
+    def __init__(
+        self, hostname: str, stock: IOpenSSLClientConnectionCreator, context: Callable[[], SSL.Context]
+    ) -> None:
+        """
+        @param stock: Twisted's creator, which needs Twisted's TLS to refuse a certificate.
+        @param context: gives a context that asks L{_identify}.
+        """
+        self._stock, self._context = stock, context
+        self._address = isIPAddress(hostname) or isIPv6Address(hostname)
+        self._hostname = hostname.encode("ascii" if self._address else "idna")
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        return self._stock.clientConnectionForTLS(tlsProtocol)
+
+    def connection_on(self, skt: socket.socket) -> SSL.Connection:
+        """As L{ServerTls.connection_on}."""
+        connection = _IdentifiedConnection(self._context(), skt)
+        name = self._hostname.decode("ascii")
+        connection.wanted = IPAddress_ID(name) if self._address else DNS_ID(name)
+        if not self._address:  # an address has no place in SNI (RFC 6066 §3)
+            connection.set_tlsext_host_name(self._hostname)
         return connection
 
 
@@ -204,6 +252,7 @@ class PoolTls:
         self._extra = _versions(minimum)
         self._trust = _trust_of(pool.ca) if pool.ca else None
         self._creators: dict[str, IOpenSSLClientConnectionCreator] = {}
+        self._context: SSL.Context | None = None
 
     def creator(self, host: str) -> IOpenSSLClientConnectionCreator:
         """What a connection to that host starts TLS with; C{host} is the name (or address) in its certificate."""
@@ -217,7 +266,18 @@ class PoolTls:
     def _make(self, host: str) -> IOpenSSLClientConnectionCreator:
         if not self._verify:
             return _Unverified(host, ssl.CertificateOptions(verify=False, **self._extra).getContext())
-        return ssl.optionsForClientTLS(host, trustRoot=self._trust, extraCertificateOptions=self._extra)
+        stock = ssl.optionsForClientTLS(host, trustRoot=self._trust, extraCertificateOptions=self._extra)
+        return _Verified(host, stock, self._verifying)
+
+    def _verifying(self) -> SSL.Context:
+        """One context for all hosts of the pool: reading the authorities costs time and memory."""
+        if self._context is None:
+            options = ssl.CertificateOptions(trustRoot=self._trust or ssl.platformTrust(), **self._extra)
+            context = options.getContext()
+            context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+            context.set_verify(SSL.VERIFY_PEER, _identify)
+            self._context = context
+        return self._context
 
 
 def _trust_of(path: str) -> Any:

@@ -268,7 +268,7 @@ class LdapDirectoryTests(_Ldap, SynchronousTestCase):
         """Only members get in, by memberOf and however the group's name is written; the password comes first."""
         self.begin(allow_groups=["CN=Mail, OU=groups, dc=example", "cn=other"])
         self.good()
-        self.assertIs(self.refused(Login("bob", b"bobpw")).kind, RefusalKind.AUTHZ)
+        self.assertIs(self.refused(Login("bob", b"bobpw")).kind, RefusalKind.CREDENTIALS)
         self.assertIs(self.refused(Login("bob", b"wrong")).kind, RefusalKind.CREDENTIALS)
         self.assertIsNotNone(self.successResultOf(self.lookup("bob@example.org")))
 
@@ -285,7 +285,7 @@ class LdapDirectoryTests(_Ldap, SynchronousTestCase):
         self.assertEqual(
             self.tree.operations("search")[1], "(|(member=uid=alice \\28x\\29,dc=example)(memberUid=alice))"
         )
-        self.assertIs(self.refused(Login("bob", b"bobpw")).kind, RefusalKind.AUTHZ)
+        self.assertIs(self.refused(Login("bob", b"bobpw")).kind, RefusalKind.CREDENTIALS)
 
     def test_lookup(self) -> None:
         """An address is looked for in every attribute that holds addresses, escaped; no password is checked."""

@@ -20,7 +20,7 @@ from tests.integration.daemon import Daemon
 from tests.integration.ports import free_port, wait_for
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_TWISTD = "from twisted.scripts.twistd import run; run()"
+TWISTD = "from twisted.scripts.twistd import run; run()"
 _COMMAND = "import sys; from mailgw.cli import main; sys.exit(main())"
 _SESSION = re.compile(r"\b[a-z2-7]{16}\b")
 SERVICES = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s")
@@ -83,7 +83,7 @@ class Gateway(Daemon):
         self.settings.write_text(_OWN + self.ports.settings() + settings)
 
     def command(self) -> Sequence[str]:
-        return [sys.executable, "-c", _TWISTD, "-n", "--pidfile=", "mailgw", "--config", str(self.settings)]
+        return [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "mailgw", "--config", str(self.settings)]
 
     def listening(self) -> Sequence[int]:
         return self.ports.all()

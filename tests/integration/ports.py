@@ -6,25 +6,19 @@ It starts nothing: that is L{tests.integration.daemon}'s work.
 from __future__ import annotations
 
 import random
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable
 
+from tests.programs import PACKAGES, find
+
 HOST = "127.0.0.1"
-_PACKAGES = {
-    "dovecot": "dovecot-imapd dovecot-pop3d dovecot-lmtpd",
-    "exim4": "exim4-daemon-heavy",
-    "slapd": "slapd ldap-utils",
-    "openssl": "openssl",
-}
-_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 _given: set[int] = set()
 
 
 def program(name: str) -> str | None:
     """The path of a server's program; Debian keeps some where an ordinary user's PATH does not look."""
-    return shutil.which(name) or shutil.which(name, path=_SBIN)
+    return find(name)
 
 
 def needs(*programs: str) -> str | None:
@@ -35,7 +29,7 @@ def needs(*programs: str) -> str | None:
     missing = [name for name in programs if program(name) is None]
     if not missing:
         return None
-    packages = " ".join(_PACKAGES.get(name, name) for name in missing)
+    packages = " ".join(package for name in missing for package in PACKAGES[name])
     return f"{', '.join(missing)} not installed; on Debian: apt-get install --no-install-recommends {packages}"
 
 

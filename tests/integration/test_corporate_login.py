@@ -123,7 +123,7 @@ class BackendTests(CompanyTestCase):
         gateway = self.gateway(self.company.settings(starttls=True))
         imap = Imap(gateway.ports.imap, "starttls", self.context)
         refused = self.assertRaises(imaplib.IMAP4.error, imap.login, OUTSIDER.uid, OUTSIDER.password.decode())
-        self.assertIn("[AUTHORIZATIONFAILED]", str(refused))
+        self.assertIn("[AUTHENTICATIONFAILED]", str(refused))
         imap.logout()
         pop3 = Pop3(gateway.ports.pop3, "starttls", self.context)
         refused = self.assertRaises(poplib.error_proto, pop3.login, OUTSIDER.uid, OUTSIDER.password)

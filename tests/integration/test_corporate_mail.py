@@ -118,6 +118,16 @@ class MxTests(MailTestCase):
             self.assertTrue(messages[0].endswith(MESSAGE % mark))
             self.assertFalse([m for m in self.company.not_home(person).inbox(person.mail) if mark in m])
 
+    def test_lmtp_alias(self) -> None:
+        """LMTP is the last hop: it is asked for the mailbox, not for the alias, and several names make one copy."""
+        gateway = self.gateway(self.company.settings(smtp=self.company.by_lmtp()))
+        with Smtp(gateway.ports.mx, "none", self.context) as smtp:
+            smtp.sendmail(
+                "a@b.example", ["anna.alias@example.org", ANNA.mail], MESSAGE % b"by alias", ["BODY=8BITMIME"]
+            )
+        found = [message for message in self.company.home(ANNA).inbox(ANNA.mail) if b"by alias" in message]
+        self.assertEqual(len(found), 1)
+
     def test_smtp(self) -> None:
         """Mail for our people reaches Exim by SMTP; nobody logs in there."""
         gateway = self.gateway(self.company.settings(smtp=self.company.to_exim(service=True)))

@@ -204,7 +204,7 @@ class LdapTests(_WithSlapd):
         ):
             directory = self.started(**changes)
             self.assertIsNotNone(await self.ask(directory))
-            self.assertIs(await self.kind(directory, "carol", b"carolpw"), RefusalKind.AUTHZ)
+            self.assertIs(await self.kind(directory, "carol", b"carolpw"), RefusalKind.CREDENTIALS)
             self.assertIs(await self.kind(directory, "carol", b"wrong"), RefusalKind.CREDENTIALS)
 
     async def test_locked(self) -> None:
