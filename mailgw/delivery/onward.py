@@ -345,6 +345,7 @@ class OnwardMessage:
 
     def stopProducing(self) -> None:
         """The backend is gone: nothing holds the client back now; the end of the message will tell."""
+        self._coupled = None  # a transport that is lost must not be touched: Twisted's TLS ones break
         self.resumeProducing()
 
     def _stop_watching(self) -> None:

@@ -239,3 +239,22 @@ class BackendTests(TroubleTestCase):
         finally:
             self.company.exim.resume()
         self.back_within(5.0, self.anna.mail_out, self.anna.mail_in)
+
+    def test_exim_dies_in_mid_sentence(self) -> None:
+        """Exim is killed while a message streams through: the sender is told to come again, and nothing has got it."""
+        smtp = Smtp(self.gate.ports.submissions, "implicit", trusting(certificates().ca))
+        self.addCleanup(smtp.close)
+        smtp.login(ANNA.mail, ANNA.password.decode())
+        smtp.mail(ANNA.mail)
+        self.assertEqual(smtp.rcpt("x@elsewhere.example")[0], 250)
+        self.assertEqual(smtp.docmd("DATA")[0], 354)
+        smtp.send(b"Subject: half\r\n\r\n" + b"x" * 76 + b"\r\n")
+        self.company.exim.end()
+        try:
+            for _ in range(20):
+                smtp.send((b"y" * 76 + b"\r\n") * 1000)
+            smtp.send(b".\r\n")
+            self.assertEqual(smtp.getreply()[0], 451)
+        finally:
+            self.company.exim.start()
+        self.back_within(5.0, self.anna.mail_out)
