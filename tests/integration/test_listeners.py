@@ -53,6 +53,9 @@ class Everywhere(Gateway):
             file.write("[[directory]]\nkind = 'passwd'\nfile = 'passwd'\n[[route]]\nkind = 'local'\n")
             file.write("[local]\npath = 'mail/{domain}/{local}'\n[domains]\naccept = ['gateway.example']\n")
 
+    def listening(self) -> Sequence[int]:
+        return [*super().listening(), *self.modes.values()]
+
     def command(self) -> Sequence[str]:
         twistd = super().command()
         return [sys.executable, "-c", _ACTIVATED, str(self.activated), *twistd[3:]]
