@@ -29,6 +29,7 @@ from mailgw.edge.limits import Turnstile
 from mailgw.edge.listeners import ListeningService, LoginFrontend
 from mailgw.edge.relay import Sweeper
 from mailgw.edge.session import Session
+from mailgw.edge.streamport import StreamReactor
 from mailgw.edge.tls import Identities, PoolTls, ServerTls
 from mailgw.errors import MailgwError, SettingsError
 from mailgw.interfaces import IDestination, IFrontend, IHouse, ISession
@@ -135,6 +136,8 @@ class Gateway(MultiService):
         """@raise SettingsError: as L{House}."""
         super().__init__()
         self.setName("mailgw")
+        if settings.gateway.transport == "stream":
+            reactor = StreamReactor(reactor)
         self._reactor = reactor
         self._lasting = Lasting(settings, reactor)
         self.house = House(settings, reactor, self._lasting)

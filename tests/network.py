@@ -225,8 +225,8 @@ class Dial:
 class Port:
     """A port that the gateway listens on."""
 
-    def __init__(self, loop: Loop, number: int, interface: str, factory: IProtocolFactory) -> None:
-        self.number, self.interface, self.factory = number, interface, factory
+    def __init__(self, loop: Loop, number: int, interface: str, backlog: int, factory: IProtocolFactory) -> None:
+        self.number, self.interface, self.backlog, self.factory = number, interface, backlog, factory
         self._loop = loop
 
     def stopListening(self) -> Deferred[None]:
@@ -319,7 +319,7 @@ class Loop(_DisconnectSelectableMixin, MemoryReactorClock):
         number = errno.EADDRINUSE if any(port == other.number for other in self.ports) else self.unbindable.get(port)
         if number is not None:
             raise CannotListenError(interface, port, OSError(number, "cannot"))
-        self.ports.append(Port(self, port, interface, factory))
+        self.ports.append(Port(self, port, interface, backlog, factory))
         return self.ports[-1]
 
     def connectTCP(self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None) -> Any:

@@ -77,6 +77,7 @@ class Connector:
 
         @raise BackendFailed: to none of them, or the one that answered is of no use.
         """
+        self.dialer.refuse_own(self._forward().peer)
         for backend in candidates:
             lmtp = backend.speak == "lmtp"
             transfer = Transfer(access, self._forward(), backend.tls == "starttls", self._hostname, lmtp, xclient)

@@ -33,6 +33,7 @@ class ProxiedDestination:
         self._dialer, self._sweeper = dialer, sweeper
 
     async def open(self, session: ISession) -> Arrival:
+        self._dialer.refuse_own(session.peer)
         access = access_to(self._pool.options, self.username, session.login)
         if access is None:
             reason = f"pool {self._pool.name} has login = {self._pool.options.login}: no {self._protocol.name} there"

@@ -21,10 +21,11 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgw.edge.streamport import StreamEndpoint, StreamReactor
 from mailgw.edge.tls import PoolTls
 from mailgw.errors import BackendFailed
 from mailgw.interfaces import IClientDialogue
-from mailgw.model import Backend
+from mailgw.model import Backend, Peer
 from mailgw.model import Failure as FailureKind
 from mailgw.settings import Limits
 from mailgw.wire.events import Close, Event, Ready, Refused, Send, StartTLS
@@ -43,8 +44,13 @@ class BackendConnection(Protocol):
 
     transport: Any
 
-    def __init__(self, backend: Backend, dialogue: IClientDialogue, tls: Any) -> None:
+    def __init__(
+        self, backend: Backend, dialogue: IClientDialogue, tls: Any, ends: set[tuple[str, int]] | None = None
+    ) -> None:
+        """@param ends: has our own address and port while the connection is there."""
         self.backend = backend
+        self._ends = ends if ends is not None else set()
+        self._end = ("", 0)
         self._dialogue: Any = dialogue
         self._tls = tls
         self._stage: Any = None
@@ -57,6 +63,9 @@ class BackendConnection(Protocol):
         """Nobody is interested (any more)."""
 
     def connectionMade(self) -> None:
+        here = self.transport.getHost()
+        self._end = (getattr(here, "host", ""), getattr(here, "port", 0))
+        self._ends.add(self._end)
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         if not self._speaking:
@@ -125,6 +134,7 @@ class BackendConnection(Protocol):
         """Our half-close went out; the backend still speaks."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._ends.discard(self._end)
         if self._stage is not None:
             self._stage.connectionLost(reason)
         lost, self.lost, self.react = self.lost, self._ignore, self._ignore
@@ -160,6 +170,16 @@ class Dialer:
     def __init__(self, reactor: Any, tls: Mapping[str, PoolTls], limits: Limits) -> None:
         """@param tls: the client side of TLS for each pool, by its name."""
         self.reactor, self._tls, self.limits = reactor, tls, limits
+        self._ends: set[tuple[str, int]] = set()
+
+    def refuse_own(self, peer: Peer) -> None:
+        """See that a client is not ourselves: then its backend would be us, and each hop would dial the next one.
+
+        @param peer: of the client that wants to go on to a backend.
+        @raise BackendFailed: its connection is one of those that were opened here.
+        """
+        if (peer.host.removeprefix("::ffff:"), peer.port) in self._ends:
+            raise BackendFailed(FailureKind.PROTOCOL, "a loop: the backend of this connection is the gateway itself")
 
     async def connect(self, backend: Backend, dialogue: IClientDialogue) -> BackendConnection:
         """Open a connection; the dialogue's first events come as the backend speaks.
@@ -169,7 +189,7 @@ class Dialer:
         @raise BackendFailed: C{CONNECT} or C{TIMEOUT}.
         """
         try:
-            connection = BackendConnection(backend, dialogue, self._tls[backend.pool].creator(backend.host))
+            connection = BackendConnection(backend, dialogue, self._tls[backend.pool].creator(backend.host), self._ends)
             await self._reach(backend, connection)
         except ConnectTimeout:
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: no answer within {self.limits.connect:g} s") from None
@@ -190,6 +210,9 @@ class Dialer:
 
     def _endpoint(self, backend: Backend) -> Any:
         timeout = self.limits.connect
+        address = isIPAddress(backend.host) or isIPv6Address(backend.host)
+        if address and isinstance(self.reactor, StreamReactor):
+            return StreamEndpoint(self.reactor, backend.host, backend.port, timeout)
         if isIPAddress(backend.host):
             return TCP4ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
         if isIPv6Address(backend.host):

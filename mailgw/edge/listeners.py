@@ -6,6 +6,7 @@ Where TLS goes around what a listener answers with is decided here; what it answ
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any
 
 from twisted.application.service import Service
@@ -20,12 +21,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgw.edge.session import Front, Session
+from mailgw.edge.streamport import SecureFactory, StreamReactor
 from mailgw.edge.tls import ServerTls
 from mailgw.errors import MailgwError
 from mailgw.interfaces import IFrontend
 from mailgw.settings import Listener
 from mailgw.wire.protocol import LoginProtocol
 
+BACKLOG = 1024
+"""Connections that may wait to be accepted. With Twisted's 50 a burst of clients loses its SYNs, and waits seconds."""
+_SAYS_NO_BACKLOG = re.compile(r"tcp6?:\d+(?::interface=(?:\\.|[^:\\])*)?")
 _NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
@@ -76,7 +81,7 @@ class ListeningService(Service):
         super().privilegedStartService()
         if self.port is not None:
             return
-        endpoint = serverFromString(self._reactor, self._listener.endpoint)
+        endpoint = serverFromString(self._reactor, _roomy(self._listener.endpoint))
         endpoint.listen(self._factory).addCallbacks(self._bound, self._not_bound)
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -96,10 +101,17 @@ class ListeningService(Service):
         self.title = f"{listener.protocol} on {listener.endpoint}"
         self._factory: Any = factory
         if tls is not None and listener.tls == "implicit":
-            self._factory = TLSMemoryBIOFactory(tls, False, factory, self._reactor)
-            self._factory.noisy = False
+            self._factory = self._secured(factory, tls)
         if self.port is not None:
             self.port.factory = self._factory
+
+    def _secured(self, factory: IProtocolFactory, tls: ServerTls) -> Any:
+        """What answers in TLS from the first octet on; each kind of transport has its own way to begin."""
+        if isinstance(self._reactor, StreamReactor):
+            return SecureFactory(tls, factory)
+        secured = TLSMemoryBIOFactory(tls, False, factory, self._reactor)
+        secured.noisy = False
+        return secured
 
     def _bound(self, port: IListeningPort) -> None:
         self.port = port
@@ -115,6 +127,11 @@ class ListeningService(Service):
         super().stopService()
         port, self.port = self.port, None
         return port.stopListening() if port is not None else None
+
+
+def _roomy(endpoint: str) -> str:
+    """The endpoint with L{BACKLOG}, unless it says something else."""
+    return f"{endpoint}:backlog={BACKLOG}" if _SAYS_NO_BACKLOG.fullmatch(endpoint) else endpoint
 
 
 def _words(error: BaseException | None) -> str:

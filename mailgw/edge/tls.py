@@ -79,6 +79,7 @@ def server_context(pairs: Sequence[KeyPair], minimum: str) -> SSL.Context:
     context.set_alpn_select_callback(_select_alpn)
     context.set_passwd_cb(_no_passphrase)
     for pair in pairs:
+        _see_that_readable(pair)
         try:
             context.use_certificate_chain_file(pair.certificate)
         except SSL.Error as error:
@@ -91,6 +92,18 @@ def server_context(pairs: Sequence[KeyPair], minimum: str) -> SSL.Context:
                 [f"{pair.key}: not the private key of {pair.certificate}: {_one_line(error)}"]
             ) from None
     return context
+
+
+def _see_that_readable(pair: KeyPair) -> None:
+    """Say why a file cannot be read: OpenSSL does not.
+
+    @raise SettingsError: it cannot.
+    """
+    for path in (pair.certificate, pair.key):
+        try:
+            os.close(os.open(path, os.O_RDONLY))
+        except OSError as error:
+            raise SettingsError([f"{path}: {error.strerror}"]) from None
 
 
 def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> bytes:

@@ -6,10 +6,11 @@ delivers them, is turned into a temporary copy with CRLF when it is opened.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from typing import IO
 
-from mailgw.local.maildir import Entry, Folder, count_bare_lf
+from mailgw.local.maildir import Entry, Folder
 
 CHUNK = 1 << 18
 MEMORY = 1 << 20
@@ -48,17 +49,17 @@ def open_content(folder: Folder, entry: Entry) -> Content:
     @raise MessageGone: it is not here any more.
     @raise OSError: it cannot be read.
     """
-    try:
-        path = folder.file(entry)
-        file: IO[bytes] = open(path, "rb")  # noqa: SIM115 - Content closes it
-    except FileNotFoundError:
-        path = folder.file(folder.current(entry))
-        file = open(path, "rb")  # noqa: SIM115
-    if count_bare_lf(path):
+    size = folder.size(entry)  # mostly told by the name: who fetches piece by piece opens the message for each piece
+    file = folder.reach(entry, _open)
+    if size != os.fstat(file.fileno()).st_size:
         with file:
             file = with_crlf(file)
     file.seek(0, 2)
     return Content(file)
+
+
+def _open(path: str) -> IO[bytes]:
+    return open(path, "rb")
 
 
 def with_crlf(source: IO[bytes]) -> IO[bytes]:

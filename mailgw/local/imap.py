@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mailgw.local.fetch import Answer, Item, Slice, flag_list, items
+from mailgw.local.fetch import Answer, Item, Slice, items
 from mailgw.local.grammar import Bad, No, Scanner, compact
 from mailgw.local.imapfolders import FOLDER_COMMANDS
 from mailgw.local.imapselect import SelectCommands
@@ -157,10 +157,7 @@ class LocalImap(SelectCommands):
         flags = scanner.bare_flags()
         scanner.end()
         self._want_writable()
-        known = self.box.keywords.known
         alive = await self._store(numbers, flags, mode)
-        if self.box.keywords.known != known:
-            self.untagged(b"FLAGS " + flag_list(tuple(self.box.getFlags())))
         if word == b"FLAGS":
             await self.tell_flags(alive, with_uid=by_uid)
         if len(alive) < len(numbers):
@@ -173,6 +170,7 @@ class LocalImap(SelectCommands):
 
     async def _store(self, numbers: list[int], flags: list[str], mode: int) -> list[int]:
         alive = await self.disk.run(self.box.store, numbers, flags, mode)
+        self.tell_keywords()
         self.board.tell(self.box.folder.path)
         return alive
 

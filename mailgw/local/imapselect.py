@@ -20,6 +20,8 @@ MAX_WRONG_LINES = 3
 class SelectCommands(FolderCommands):
     """See the module's docstring."""
 
+    _told_keywords: tuple[str, ...] = ()
+
     def left(self) -> None:
         self.mbox = None
 
@@ -44,8 +46,7 @@ class SelectCommands(FolderCommands):
         if box is None:
             raise No("[NONEXISTENT] No such mailbox")
         self.mbox, self.state = box, "select"
-        flags = flag_list(tuple(box.getFlags()))
-        self.untagged(b"FLAGS " + flags)
+        self.tell_keywords(always=True)
         kept = flag_list((*SYSTEM_FLAGS, *box.keywords.known, "\\*")) if writable else b"()"
         self.untagged(b"OK [PERMANENTFLAGS %b] Flags that are kept" % kept)
         self._counts()
@@ -96,9 +97,17 @@ class SelectCommands(FolderCommands):
         """Untagged responses for what has changed; messages that are gone first: their numbers are the old ones."""
         for number in changes.expunged:
             await self.send(b"* %d EXPUNGE\r\n" % number)
+        self.tell_keywords()
         if changes.exists is not None:
             self._counts()
         await self.tell_flags(list(changes.flagged), with_uid=False)
+
+    def tell_keywords(self, *, always: bool = False) -> None:
+        """FLAGS, before the client sees a message with a keyword that it has not heard of (RFC 3501 §7.2.6)."""
+        known = self.box.keywords.known
+        if always or known != self._told_keywords:
+            self._told_keywords = known
+            self.untagged(b"FLAGS " + flag_list(tuple(self.box.getFlags())))
 
     async def tell_flags(self, numbers: list[int], *, with_uid: bool) -> None:
         box = self.box

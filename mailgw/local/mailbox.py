@@ -52,8 +52,8 @@ class Mailbox:
         @raise FolderGone: there is no such folder.
         """
         self.folder, self._disk, self.writable = folder, disk, writable
-        self.keywords = Keywords(folder.path)
         snapshot = folder.look(adopt=writable)
+        self.keywords = Keywords(folder.path)  # after the look: a letter that it found has its name by now
         self.validity = snapshot.validity
         self._take(snapshot)
         self.recent = {entry.uid for entry in self.entries if entry.subfolder == "new"} | snapshot.fresh
@@ -164,7 +164,7 @@ class Mailbox:
         if not self.writable:
             last = before[-1].uid if before else 0
             self.recent |= {entry.uid for entry in self.entries if entry.uid > last and entry.subfolder == "new"}
-        if flagged:
-            self.keywords = Keywords(self.folder.path)
         came = len(self.entries) > self_count - len(expunged)
+        if flagged or came:  # either may have brought a keyword that this folder did not have before
+            self.keywords = Keywords(self.folder.path)
         return Changes(tuple(expunged), len(self.entries) if came else None, tuple(flagged))

@@ -13,11 +13,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from mailgw.errors import MailgwError
 from mailgw.local import index as uids
 from mailgw.local.disk import Disk, locked, sync
 from mailgw.local.keywords import Keywords
+
+T = TypeVar("T")
 
 LOCK_FILE = "mailgw-lock"
 STALE = 36 * 3600.0
@@ -297,15 +300,13 @@ class Folder:
     def _duplicate(self, entry: Entry, target: Folder, path: str) -> None:
         """A second name for the file, since a message's content never changes; a copy where links are not possible."""
         try:
-            os.link(self.file(entry), path)
-        except FileNotFoundError:
-            os.link(self.file(self.current(entry)), path)
+            self.reach(entry, lambda source: os.link(source, path))
         except OSError as error:
             if error.errno not in NO_LINK:
                 raise
             temporary = os.path.join(target.path, "tmp", os.path.basename(path))
             try:
-                shutil.copy2(self.file(entry), temporary)
+                self.reach(entry, lambda source: shutil.copy2(source, temporary))
                 sync(temporary)
                 os.rename(temporary, path)
             finally:
@@ -323,7 +324,7 @@ class Folder:
         if (match := _SIZES.search(entry.base)) and match[2] and int(match[1]) == status.st_size:
             return int(match[2])
         if entry.base not in self._sizes:
-            self._sizes[entry.base] = status.st_size + count_bare_lf(self.file(entry))
+            self._sizes[entry.base] = status.st_size + self.reach(entry, count_bare_lf)
         return self._sizes[entry.base]
 
     def status(self, entry: Entry) -> os.stat_result:
@@ -331,10 +332,17 @@ class Folder:
 
         @raise MessageGone: it is not here any more.
         """
+        return self.reach(entry, os.stat)
+
+    def reach(self, entry: Entry, step: Callable[[str], T]) -> T:
+        """Do something with a message's file, even if somebody has renamed it meanwhile.
+
+        @raise MessageGone: it is not here any more.
+        """
         try:
-            return os.stat(self.file(entry))
+            return step(self.file(entry))
         except FileNotFoundError:
-            return os.stat(self.file(self.current(entry)))
+            return step(self.file(self.current(entry)))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

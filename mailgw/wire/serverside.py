@@ -23,6 +23,9 @@ _FOREIGN = re.compile(
 _HANDSHAKE = b"\x16"
 """The first octet of a TLS record that carries a ClientHello (RFC 8446 §5.1); no command begins with it."""
 
+MAX_COMMANDS = 100
+"""Commands before the login: an answer can be many times as long as its command, and is kept until it is read."""
+
 
 class Stage(Enum):
     """What the next octets of a client are."""
@@ -44,7 +47,9 @@ class ServerSide(ABC):
     so the same octets bring the same events, wherever the network cut them.
     """
 
-    __slots__ = ("_bad_commands", "_failures", "_lines", "_mechanism", "_secure", "_stage", "_taken", "_terms")
+    __slots__ = (
+        *("_bad_commands", "_commands", "_failures", "_lines", "_mechanism", "_secure", "_stage", "_taken", "_terms"),
+    )
 
     def __init__(self, terms: Terms, secure: bool) -> None:
         """@param secure: the connection is encrypted already."""
@@ -54,6 +59,7 @@ class ServerSide(ABC):
         self._stage = Stage.COMMAND
         self._mechanism: ServerMechanism | None = None
         self._taken = 0
+        self._commands = 0
         self._bad_commands = 0
         self._failures = 0
 
@@ -154,7 +160,8 @@ class ServerSide(ABC):
             return self._response(line)
         if _FOREIGN.match(line):
             return self._close(b"", "another protocol's client")
-        return self._command(line)
+        self._commands += 1
+        return self._command(line) if self._commands <= MAX_COMMANDS else self._overfull()
 
     def _use(self, count: int) -> bool:
         """Count octets that were used up; false when they are too many."""

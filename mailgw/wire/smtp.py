@@ -57,7 +57,8 @@ MAX_COMMAND = 2048
 MAX_PENDING = 256 << 10
 """Octets kept while a decision is awaited; more than any one read gives, since reading stops meanwhile."""
 MAX_IDLE_COMMANDS = 100
-"""Commands that move nothing (NOOP, RSET, EHLO …) between two messages; then the connection is closed."""
+"""Commands that move nothing (NOOP, RSET, EHLO, refused addresses …) between two messages; then the connection is
+closed."""
 
 _HANDSHAKE = b"\x16"
 """The first octet of a ClientHello (RFC 8446 §5.1); no command begins with it."""
@@ -168,6 +169,8 @@ class SmtpServer:
                 return self._begin_text(reply)
             case EndOfMail():
                 self._in_mail, self._idle = False, 0
+        if reply.code >= 500 and isinstance(event, Mail | Recipient):  # or addresses could be tried out without end
+            return [*self._idle_command(reply), *self._work()]
         return [self._send(reply), *self._work()]
 
     # --- lines -------------------------------------------------------------------------------------------------------
@@ -368,7 +371,7 @@ class SmtpServer:
         if isinstance(mail, Reply):
             return self._misdeed(mail)
         if self._terms.message_size and (mail.size or 0) > self._terms.message_size:
-            return [self._send(TOO_BIG)]
+            return self._idle_command(TOO_BIG)
         return self._ask(mail)
 
     def _may_not_mail(self) -> Reply | None:
@@ -416,7 +419,7 @@ class SmtpServer:
         if not self._in_mail:
             return self._misdeed(BAD_SEQUENCE)
         if not self._recipients:
-            return [self._send(Reply(554, "5.5.1", "No valid recipients"))]
+            return self._idle_command(Reply(554, "5.5.1", "No valid recipients"))
         return self._ask(Data())
 
     # --- the message -------------------------------------------------------------------------------------------------

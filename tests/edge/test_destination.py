@@ -65,6 +65,9 @@ class FakeDialer:
         self.dialled: list[str] = []
         self.dialogues: list[Any] = []
 
+    def refuse_own(self, peer: Peer) -> None:
+        """Nobody is ourselves."""
+
     async def login(self, backend: Backend, dialogue: Any) -> tuple[BackendConnection, Ready]:
         self.dialled.append(backend.name)
         self.dialogues.append(dialogue)

@@ -16,7 +16,7 @@ from mailgw.edge.selfsigned import write_pair
 from mailgw.edge.tls import PoolTls
 from mailgw.errors import BackendFailed
 from mailgw.interfaces import IClientDialogue
-from mailgw.model import Backend, Failure
+from mailgw.model import Backend, Failure, Peer
 from mailgw.settings import Limits, Pool
 from mailgw.wire.events import Close, Data, Event, Ready, Refused, Send, StartTLS
 from tests.edge.doubles import Echo
@@ -101,6 +101,20 @@ class DialerCase(NetworkTestCase):
 
 class ConnectTests(DialerCase):
     """Until there is a connection."""
+
+    def test_own(self) -> None:
+        """A client whose connection was opened here is refused, as long as that connection is there."""
+        far = self.dialled()
+        here = far.near.getHost()
+        clients = [Peer(here.host, here.port), Peer(f"::ffff:{here.host}", here.port)]
+        for client in clients:
+            error = self.assertRaises(BackendFailed, self.dialer.refuse_own, client)
+            self.assertIs(error.kind, Failure.PROTOCOL)
+        self.dialer.refuse_own(Peer(here.host, here.port + 1))
+        far.close()
+        self.loop.turn()
+        for client in clients:
+            self.dialer.refuse_own(client)
 
     def test_refused(self) -> None:
         """Nobody listens there."""

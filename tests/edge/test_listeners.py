@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.protocol import Factory, Protocol
 from zope.interface.verify import verifyObject
 
-from mailgw.edge.listeners import ListeningService, LoginFrontend
+from mailgw.edge.listeners import BACKLOG, ListeningService, LoginFrontend
 from mailgw.edge.selfsigned import write_pair
 from mailgw.edge.session import Session
 from mailgw.edge.tls import Identities, ServerTls
@@ -74,6 +74,23 @@ class BindingTests(ListenersCase):
         service.startService()
         self.assertEqual([(port.number, port.interface) for port in self.loop.ports], [(143, "127.0.0.1")])
         self.assertEqual(self.loop.visit(143).read(), b"hello")
+
+    def test_backlog(self) -> None:
+        """A burst of clients may wait to be accepted, unless the endpoint says how many."""
+        for number, (endpoint, interface, backlog) in enumerate(
+            (
+                ("tcp:1", "", BACKLOG),
+                ("tcp:1:interface=127.0.0.1", "127.0.0.1", BACKLOG),
+                ("tcp:1:interface=\\:\\:1", "::1", BACKLOG),
+                ("tcp6:1", "::", BACKLOG),
+                ("tcp:1:backlog=7", "", 7),
+                ("tcp:1:backlog=7:interface=127.0.0.1", "127.0.0.1", 7),
+                ("tcp:1:127.0.0.1:7", "127.0.0.1", 7),
+            )
+        ):
+            self.started(self.listener(endpoint.replace(":1", f":{number + 1}", 1)))
+            port = self.loop.ports[-1]
+            self.assertEqual((port.interface, port.backlog), (interface, backlog), endpoint)
 
     def test_start_alone_binds(self) -> None:
         """A listener that a reload adds has no privileged start of its own."""

@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import ssl
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory
 from zope.interface.verify import verifyObject
 
 from mailgw.edge.dialer import BackendConnection
-from mailgw.edge.relay import FLUSH, SWEEP, Half, Relay, Sweeper
-from mailgw.edge.selfsigned import write_pair
-from mailgw.edge.tls import Identities, PoolTls, ServerTls
+from mailgw.edge.relay import FLUSH, SWEEP, Relay, Sweeper
 from mailgw.model import Backend
-from mailgw.settings import Pool, Tls
 from tests.network import Dialled, Far, Near, NetworkTestCase
 
 BACKEND = Backend("main", "be1", "10.0.0.1", 143)
 MEGABYTES = b"0123456789abcdef" * (1 << 18)
-
-
-class Securing(Protocol):
-    """Starts TLS, then lets a stage go on."""
-
-    def __init__(self, tls: ServerTls, stage: Half) -> None:
-        self._tls, self._stage = tls, stage
-
-    def connectionMade(self) -> None:
-        transport: Any = self.transport
-        transport.startTLS(self._tls)
-        self._stage.makeConnection(transport)
-
-    def dataReceived(self, data: bytes) -> None:
-        self._stage.dataReceived(data)
-
-    def connectionLost(self, reason: Any = None) -> None:
-        self._stage.connectionLost(reason)
 
 
 class RelayCase(NetworkTestCase):
@@ -343,85 +318,3 @@ class SweepTests(RelayCase):
         self.sweep(120)
         self.assertEqual(self.over, 1)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-
-
-class TlsTests(RelayCase):
-    """With TLS on both sides."""
-
-    member = replace(BACKEND, tls="implicit")
-
-    def setUp(self) -> None:
-        super().setUp()
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        write_pair(["localhost", "10.0.0.1"], folder, 30, datetime.now(UTC))
-        self.certificate = folder / "localhost.crt"
-        files = {"certificate": (str(self.certificate),), "key": (str(folder / "localhost.key"),)}
-        self.server_tls = ServerTls(Identities(Tls(**files)), "imap")
-        self.as_server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.as_server.load_cert_chain(self.certificate, folder / "localhost.key")
-
-    def tls_to_backend(self) -> Any:
-        return PoolTls(Pool(ca=str(self.certificate)), "1.2").creator("10.0.0.1")
-
-    def secure_client(self, relay: Relay) -> None:
-        self.client = self.loop.join(Securing(self.server_tls, relay.client), Near, "198.51.100.7")
-        self.client.secure(ssl.create_default_context(cafile=str(self.certificate)))
-
-    def secure_backend(self) -> None:
-        self.backend.secure(self.as_server, server=True)
-
-    def both(self) -> Relay:
-        relay = self.relay()
-        self.secure_client(relay)
-        return relay
-
-    def test_both_ways(self) -> None:
-        """Bytes pass."""
-        self.both()
-        self.client.send(b"a NOOP\r\n")
-        self.assertEqual(self.backend.read(), b"a NOOP\r\n")
-        self.backend.send(b"a OK\r\n")
-        self.assertEqual(self.client.read(), b"a OK\r\n")
-
-    def test_backend_ends(self) -> None:
-        """The last words of a backend arrive before the end."""
-        self.both()
-        self.backend.send(b"* BYE\r\n")
-        self.backend.close()
-        self.assertEqual(self.client.read(), b"* BYE\r\n")
-        self.assertTrue(self.client.gone)
-        self.client.close()
-        self.assertEqual(self.over, 1)
-
-    def test_client_ends(self) -> None:
-        """The end of the client ends the backend's side too."""
-        self.both()
-        self.client.close()
-        self.assertTrue(self.backend.gone)
-        self.backend.close()
-        self.assertEqual(self.over, 1)
-
-    def test_half_close_towards_tls(self) -> None:
-        """A plain client that stops sending cannot be told to a backend in TLS: both are closed, the client too."""
-        relay = self.relay()
-        self.client = self.loop.join(relay.client, Near, "198.51.100.7")
-        self.client.send(b"z LOGOUT\r\n")
-        self.client.finish()
-        self.assertEqual(self.backend.read(), b"z LOGOUT\r\n")
-        self.assertTrue(self.backend.gone)
-        self.backend.close()
-        self.assertTrue(self.client.gone)
-        self.assertEqual(self.over, 1)
-
-    def test_dead_transports(self) -> None:
-        """Dead transports in TLS have lost their protocol; no call of ours to them raises."""
-        relay = self.both()
-        self.client.near.abortConnection()
-        self.backend.near.abortConnection()
-        self.loop.turn()
-        relay.client.dataReceived(b"x")
-        relay.client.peer.dataReceived(b"x")
-        relay.client.readConnectionLost()
-        relay.sweep(1e9)
-        self.assertEqual(self.over, 1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from OpenSSL import SSL
 from service_identity import VerificationError
@@ -202,6 +204,13 @@ class IdentitiesTests(TlsCase):
         ):
             error = self.assertRaises(SettingsError, self.identities, pair)
             self.assertIn(path, error.faults[0])
+
+    def test_unreadable(self) -> None:
+        """A key that we may not read, as after we gave up being root, is told so in the system's words."""
+        good = self.pair("a.example")
+        with patch("os.open", side_effect=PermissionError(errno.EACCES, "Permission denied")):
+            error = self.assertRaises(SettingsError, self.identities, good)
+        self.assertEqual(error.faults, (f"{good[0]}: Permission denied",))
 
     def test_reload(self) -> None:
         """A changed pair is taken up; one whose halves do not fit is not, and the old one stays."""

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailgw.local import content, disk
-from mailgw.local.content import with_crlf
+from mailgw.local import content, disk, maildir
+from mailgw.local.content import open_content, with_crlf
 from mailgw.local.disk import locked
 from mailgw.local.keywords import Keywords
-from mailgw.local.maildir import SETTLED, STALE, Folder, FolderGone, MessageGone
+from mailgw.local.maildir import SETTLED, STALE, Entry, Folder, FolderGone, MessageGone
 from tests.local.contract import InlineDisk
 
 
@@ -103,6 +103,44 @@ class LookTests(FolderCase):
         self.assertEqual([self.folder.size(entry) for entry in entries], [6, 6, 6, 6])
         os.unlink(self.folder.file(entries[0]))
         self.assertRaises(MessageGone, self.folder.size, entries[0])
+
+
+class ContentTests(FolderCase):
+    def read(self, entry: Entry) -> bytes:
+        """A whole message."""
+        opened = open_content(self.folder, entry)
+        self.addCleanup(opened.close)
+        return opened.read(0, opened.size)
+
+    def test_line_ends(self) -> None:
+        """Lines end with CRLF, whatever the file has and whether its name tells or not."""
+        self.put("1.a,S=4,W=6:2,", text=b"a\nb\n")
+        self.put("2.b,S=6,W=6:2,", text=b"a\r\nb\r\n")
+        self.put("3.c,S=99,W=99:2,", text=b"a\nb\n")
+        self.put("4.d:2,", text=b"a\r\nb\n")
+        entries = self.folder.look(adopt=False).entries
+        self.assertEqual([self.read(entry) for entry in entries], [b"a\r\nb\r\n"] * 4)
+
+    def test_measured_once(self) -> None:
+        """A client that fetches a message piece by piece does not have it read through for every piece."""
+        measured: list[str] = []
+        real = maildir.count_bare_lf
+        self.patch(maildir, "count_bare_lf", lambda path: measured.append(path) or real(path))
+        self.put("1.a,S=6,W=6:2,", text=b"a\r\nb\r\n")
+        unnamed = self.put("2.b:2,", text=b"a\r\nb\r\n")
+        for entry in self.folder.look(adopt=False).entries * 3:
+            self.read(entry)
+        self.assertEqual(measured, [unnamed])
+
+    def test_renamed(self) -> None:
+        """A message whose flags somebody has changed is found, and measured, under its new name."""
+        self.put("1.a:2,", text=b"a\n")
+        (entry,) = self.folder.look(adopt=False).entries
+        os.rename(self.folder.file(entry), self.folder.file(entry) + "S")
+        self.assertEqual(self.read(entry), b"a\r\n")
+        self.assertEqual(self.folder.size(entry), 3)
+        os.unlink(self.folder.file(entry) + "S")
+        self.assertRaises(MessageGone, open_content, self.folder, entry)
 
 
 class LockTests(FolderCase):

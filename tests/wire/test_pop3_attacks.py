@@ -171,6 +171,12 @@ class FloodTests(SafeCase):
         self.assertEqual(dialogue.feed(b"CAPA\r\n"), [])
         self.assertEqual(dialogue.admit(b"in"), (b"+OK in\r\n", b"STAT\r\nCAPA\r\n"))
 
+    def test_many_commands(self) -> None:
+        """A flood of good commands is cut short: its answers would be far more than itself."""
+        events = self.make().feed(b"CAPA\r\n" * 2000)
+        self.assertEqual(len(events), 101)
+        self.assertEqual(events[-1], Close(b"-ERR Too much before login\r\n", "too much before login"))
+
     def test_cancelled_exchanges(self) -> None:
         """Cancelled exchanges count as bad commands."""
         played = Played(self.make())

@@ -7,12 +7,31 @@ import re
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailgw.wire.events import Chunk, StartTLS
+from mailgw.wire.events import Chunk, Mail, Recipient, Reply, StartTLS
 from tests.wire.smtptalk import Talk, cut_at, mx, octets, sending
 from tests.wire.test_body import FALSE_ENDS
 
 SMUGGLED = b"MAIL FROM:<smug@x>\r\nRCPT TO:<c@d>\r\nDATA\r\nSmuggled\r\n.\r\n"
 LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
+
+
+class Refusing(Talk):
+    """A conversation in which events of one kind are refused."""
+
+    refused: type = Recipient
+
+    def _decide(self, event: object) -> None:
+        if isinstance(event, self.refused):
+            self._carry(self.server.answer(Reply(550, "5.1.1", "No such user here")))
+        else:
+            super()._decide(event)
+
+
+def refusing(kind: type) -> Talk:
+    """A conversation with an mx listener that refuses all such events."""
+    talk = Refusing(False, authenticate=False)
+    talk.refused = kind
+    return talk
 
 
 class SmugglingTests(SynchronousTestCase):
@@ -176,6 +195,21 @@ class ForeignTests(SynchronousTestCase):
         talk.say(b"EHLO c\r\nMAIL FROM:<a@x>\r\n")
         codes = [code for _ in range(100) for code in talk.codes(b"RCPT TO:<b@d>\r\n" * 100)]
         self.assertEqual((codes.count(250), codes.count(452)), (1000, 9000))
+
+    def test_harvest(self) -> None:
+        """Who tries out addresses gets a hundred refusals and the end; a message that goes well starts anew."""
+        for refused, lines in (
+            (Recipient, b"RCPT TO:<b@d>\r\n"),
+            (Mail, b"MAIL FROM:<a@x>\r\n"),
+        ):
+            talk = refusing(refused)
+            talk.say(b"EHLO c\r\n" + b"MAIL FROM:<a@x>\r\n" * (refused is Recipient))
+            self.assertEqual(talk.codes(lines * 300), [550] * 99 + [421], refused)
+            self.assertEqual(talk.closed, "too many idle commands")
+        talk = sending(mx())
+        talk.say(b".\r\n" + b"MAIL FROM:<a@x> SIZE=99999999999\r\n" * 100)
+        self.assertIsNone(talk.closed)
+        self.assertEqual(talk.codes(b"MAIL FROM:<a@x> SIZE=99999999999\r\n"), [421])
 
     def test_same_at_every_cut(self) -> None:
         """A conversation with errors is the same wherever it is cut."""
