@@ -15,6 +15,7 @@ from typing import Any
 from twisted.cred.credentials import ICredentials
 from twisted.cred.portal import Portal
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -78,6 +79,11 @@ def _peer(peer: Any, host: Any) -> Peer:
     return Peer(
         getattr(peer, "host", "local"), getattr(peer, "port", 0), getattr(host, "host", ""), getattr(host, "port", 0)
     )
+
+
+def _in_words(reason: Failure) -> str:
+    """Why a connection ended. Clients that leave without TLS's farewell are too many to call it trouble."""
+    return "closed" if reason.check(ConnectionDone, ConnectionLost) else reason.getErrorMessage()
 
 
 def new_session_id() -> str:
@@ -183,7 +189,7 @@ class Session(Protocol):
             user=self.username or "-",
             tls="yes" if self.secure else "no",
             seconds=self._front.reactor.seconds() - self._accepted,
-            ending=self._ending or getattr(self._stage, "summary", lambda: "")() or reason.getErrorMessage(),
+            ending=self._ending or getattr(self._stage, "summary", lambda: "")() or _in_words(reason),
         )
         self._dialogue = self._stage = self.login = None
 
