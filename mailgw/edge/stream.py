@@ -39,7 +39,7 @@ from mailgw.edge.streamtls import BROKEN, PlainWire, TlsWire
 FULL = 64 * 1024
 """Octets in the queue beyond which a producer is paused."""
 LINGER = 2.0
-"""Seconds that a peer may take to answer our close_notify; what it says until then is thrown away."""
+"""Seconds that a peer may take to answer our close_notify, or talk on; what it says then is thrown away."""
 
 
 @implementer(
@@ -73,7 +73,7 @@ class Stream(ConnectedSocket):
     _aborted = False
     _finishing = False  # what is queued is the last, and after it we close our direction
     _half = ""  # our half-close: "wanted", "done"
-    _lingering = False  # both have nothing to say, and only the peer's close_notify is missing
+    _lingering = False  # everything is said, but the peer talks on, or its close_notify is missing
     _parting = False  # our close_notify did not fit into the socket yet
     _clear: bytearray | None = None  # plaintext that was written before TLS and goes out before it
     _timer: IDelayedCall | None = None
@@ -151,6 +151,17 @@ class Stream(ConnectedSocket):
         if error is not None:
             self.connectionLost(Failure(error))
 
+    def _soon(self, step: Callable[[], Exception | None]) -> None:
+        """Take a step in the reactor's next turn, whatever the socket is then."""
+        self.reactor.callLater(0, self._unasked, step)
+
+    def _unasked(self, step: Callable[[], Exception | None]) -> None:
+        try:
+            self._go_on(step)
+        except Exception:  # what a protocol raises ends its connection, as the reactor has it in its own events
+            self.log.failure("a protocol broke")
+            self.connectionLost(Failure())
+
     def _readable(self) -> Exception | None:
         if self._shaking:
             return self._shake()
@@ -194,16 +205,11 @@ class Stream(ConnectedSocket):
         """What the wire holds already makes no socket readable: come back for it in the reactor's next turn."""
         if self._reading and not self._again and not self._shaking and self._wire.holds:
             self._again = True
-            self.reactor.callLater(0, self._read_held)
+            self._soon(self._read_held)
 
-    def _read_held(self) -> None:
+    def _read_held(self) -> Exception | None:
         self._again = False
-        try:
-            if self._reading and not self._shaking:
-                self._go_on(self._read)
-        except Exception:  # what a protocol raises ends its connection, as the reactor has it in its own events
-            self.log.failure("a protocol broke")
-            self.connectionLost(Failure())
+        return self._read() if self._reading and not self._shaking else None
 
     def _read_ended(self) -> Exception | None:
         """The peer has finished, and has said so."""
@@ -277,7 +283,7 @@ class Stream(ConnectedSocket):
 
     def _drained(self) -> Exception | None:
         """Nothing is queued (any more): whose turn is it?"""
-        if self.producer is not None and not self._finishing:
+        if self._held:
             if self._producer_paused or not self.streamingProducer:
                 self._producer_paused = self._pull = False
                 self.producer.resumeProducing()
@@ -288,10 +294,16 @@ class Stream(ConnectedSocket):
             self._half_close()
         return None
 
+    @property
+    def _held(self) -> bool:
+        """The connection waits for a producer: in TLS for any, in plaintext for one whose turn it is; as Twisted's."""
+        waits = self.TLS or self._producer_paused or not self.streamingProducer
+        return self.producer is not None and not self._finishing and waits
+
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if self.producer is not None:
             raise RuntimeError(f"{producer} cannot be registered: {self.producer} is")
-        if self.disconnected or self._aborted or self._finishing:
+        if self.disconnected or self._aborted or self._finishing or self._lingering:
             producer.stopProducing()
             return
         self.producer, self.streamingProducer, self._producer_paused = producer, streaming, False
@@ -321,11 +333,10 @@ class Stream(ConnectedSocket):
     def _settle(self) -> None:
         """L{_drained}, from within somebody else's call: the protocol is told of the end in the next turn only."""
         if (self.disconnecting or self._half == "wanted") and not self._lingering and not self._parting:
-            self.reactor.callLater(0, self._drain)
+            self._soon(self._drain)
 
-    def _drain(self) -> None:
-        if not (self._queue or self._shaking or self._lingering or self._parting):
-            self._go_on(self._flush)
+    def _drain(self) -> Exception | None:
+        return None if self._queue or self._shaking or self._lingering or self._parting else self._flush()
 
     def loseConnection(self) -> None:
         if not self.connected or self.disconnecting:
@@ -334,7 +345,7 @@ class Stream(ConnectedSocket):
             self.abortConnection()  # TLS cannot say goodbye before its handshake
             return
         self.disconnecting = True
-        if not self._queue and self.producer is None:
+        if not self._queue and not self._held:
             self._settle()
         self._watch()
 
@@ -345,7 +356,7 @@ class Stream(ConnectedSocket):
         return self._watched(None if self._queue else self._part())
 
     def _part(self) -> Exception | None:
-        """Everything has gone out: say goodbye, and wait for the peer's, a little."""
+        """Everything has gone out: say goodbye, and wait for the peer's, a little, unless it is silent in plaintext."""
         parted = self._wire.part()
         self._parting = parted is None
         if parted is None or self._lingering:
@@ -365,7 +376,7 @@ class Stream(ConnectedSocket):
             self.loseConnection()
         elif not self._half and self.connected:
             self._half = "wanted"
-            if not self._queue and self.producer is None:
+            if not self._queue and not self._held:
                 self._settle()
 
     def _half_close(self) -> None:
@@ -396,11 +407,12 @@ class Stream(ConnectedSocket):
         self._watch()
         self._close(reset=reason.check(ConnectionAborted) is not None)
         self._queue.clear()
-        self.protocol.connectionLost(reason)
+        protocol, self.protocol = self.protocol, None  # or each would keep the other from being freed at once
+        protocol.connectionLost(reason)
 
     def _close(self, *, reset: bool) -> None:
         wire, self._wire = self._wire, self._plain  # OpenSSL must not meet the descriptor's next owner
-        if not (reset or self._lingering or self._shaking):
+        if self.TLS and not (reset or self._lingering or self._shaking):
             wire.part()
         self.close_socket(reset=reset)
 

@@ -1,6 +1,6 @@
 """What every transport of the edge does, Twisted's own as ours: over TCP on loopback, with the real reactor.
 
-The far end is played by the test, with the TLS of the standard library.
+A transport is made on a connected socket, whose other end L{tests.edge.ends.Far} has.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import random
 import socket
 import ssl
-import struct
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,212 +22,23 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IConsumer,
-    IHalfCloseableProtocol,
-    IHandshakeListener,
     IPushProducer,
     ISSLTransport,
     ITCPTransport,
     ITLSTransport,
 )
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
-from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailgw.edge.selfsigned import write_pair
 from mailgw.edge.tls import Identities, PoolTls, ServerTls
 from mailgw.settings import Pool, Tls
+from tests.edge.ends import VERSIONS, Drip, Far, HalfRecorder, Recorder, Source
 from tests.integration.ports import free_port
 
 reactor: Any = _reactor
-VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
-
-
-@implementer(IHandshakeListener)
-class Recorder(Protocol):
-    """Writes down what it is told.
-
-    @ivar log: names of what was called, in order.
-    @ivar react: called with what is received.
-    """
-
-    transport: Any
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-        self.got = b""
-        self.sizes: list[int] = []
-        self.reason: Any = None
-        self.react: Callable[[bytes], None] = lambda data: None
-
-    def connectionMade(self) -> None:
-        self.log.append("made")
-
-    def dataReceived(self, data: bytes) -> None:
-        assert isinstance(data, bytes)
-        self.got += data
-        self.sizes.append(len(data))
-        self.react(data)
-
-    def handshakeCompleted(self) -> None:
-        self.log.append("secured")
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.log.append("lost")
-        self.reason = reason.value
-
-
-@implementer(IHalfCloseableProtocol)
-class HalfRecorder(Recorder):
-    """Knows half-closes."""
-
-    def readConnectionLost(self) -> None:
-        self.log.append("read lost")
-
-    def writeConnectionLost(self) -> None:
-        self.log.append("write lost")
-
-
-@implementer(IPushProducer)
-class Source:
-    """Writes blocks to a transport until it has written enough; pauses when told."""
-
-    def __init__(self, transport: Any, blocks: list[bytes]) -> None:
-        self.transport, self.blocks = transport, blocks
-        self.paused = False
-        self.pauses = self.stops = 0
-
-    def pauseProducing(self) -> None:
-        self.paused = True
-        self.pauses += 1
-
-    def resumeProducing(self) -> None:
-        self.paused = False
-        while self.blocks and not self.paused:
-            self.transport.write(self.blocks.pop(0))
-        if not self.blocks:
-            self.transport.unregisterProducer()
-
-    def stopProducing(self) -> None:
-        self.stops += 1
-        self.paused = True
-
-
-class Drip:
-    """A producer that writes one block whenever it is asked."""
-
-    def __init__(self, transport: Any, blocks: list[bytes]) -> None:
-        self.transport, self.blocks = transport, blocks
-
-    def resumeProducing(self) -> None:
-        self.transport.write(self.blocks.pop(0))
-        if not self.blocks:
-            self.transport.unregisterProducer()
-
-    def stopProducing(self) -> None:
-        self.blocks = []
-
-
-class Far:
-    """The far end.
-
-    @ivar got: what has come, decrypted.
-    @ivar ended: the end has come: "fin", "reset".
-    @ivar notified: a close_notify has come.
-    @ivar reading: whether L{pump} reads.
-    @ivar segment: octets that are sent at once.
-    """
-
-    def __init__(self, skt: socket.socket) -> None:
-        self.socket = skt
-        skt.setblocking(False)
-        self.got = b""
-        self.ended = ""
-        self.notified = False
-        self.reading = True
-        self.segment = 65536
-        self.tls: ssl.SSLObject | None = None
-        self.coming, self.going = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._unsent = b""
-        self._shaking = False
-
-    def secure(self, context: ssl.SSLContext, *, server: bool = False) -> None:
-        """Begin TLS."""
-        self.tls = context.wrap_bio(self.coming, self.going, server, None if server else "localhost")
-        self._shaking = True
-
-    def send(self, data: bytes) -> None:
-        if self.tls is None:
-            self._unsent += data
-        else:
-            self.tls.write(data)
-        self.pump()
-
-    def notify(self) -> None:
-        """Send a close_notify."""
-        assert self.tls is not None
-        with contextlib.suppress(ssl.SSLError):
-            self.tls.unwrap()
-        self.pump()
-
-    def finish(self) -> None:
-        self.socket.shutdown(socket.SHUT_WR)
-
-    def reset(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    @property
-    def shaken(self) -> bool:
-        return self.tls is not None and not self._shaking
-
-    def pump(self, most: int = 1 << 20) -> None:
-        """Read and write what can be read and written."""
-        if self.socket.fileno() < 0:
-            return
-        if self.reading and not self.ended:
-            self._receive(most)
-        if self.tls is not None:
-            self._decrypt()
-            self._unsent += self.going.read()
-        with contextlib.suppress(OSError):
-            while self._unsent:
-                self._unsent = self._unsent[self.socket.send(self._unsent[: self.segment]) :]
-                if self.segment < 1000:
-                    break
-
-    def _receive(self, most: int) -> None:
-        try:
-            while most > 0:
-                data = self.socket.recv(65536)
-                most -= len(data)
-                if not data:
-                    self.ended = "fin"
-                    return
-                if self.tls is None:
-                    self.got += data
-                else:
-                    self.coming.write(data)
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.ended = "reset"
-
-    def _decrypt(self) -> None:
-        assert self.tls is not None
-        try:
-            if self._shaking:
-                self.tls.do_handshake()
-                self._shaking = False
-            while data := self.tls.read(65536):
-                self.got += data
-            self.notified = True
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self.notified = True
 
 
 class TransportCase(TestCase):
@@ -482,6 +292,16 @@ class TransportContract:
         protocol.transport.loseConnection()
         await self.until(lambda: protocol.reason is not None)
         self.assertIsInstance(protocol.reason, ConnectionDone)
+
+    async def test_end_with_a_producer(self) -> None:
+        """A client that leaves is gone at once, though its session stands ready to be paused."""
+        protocol, far = self.pair(HalfRecorder)
+        protocol.readConnectionLost = protocol.transport.loseConnection
+        source = Source(protocol.transport, [])
+        protocol.transport.registerProducer(source, True)
+        far.socket.close()
+        await self.until(lambda: protocol.reason is not None, seconds=2.0)
+        self.assertEqual(source.stops, 1)
 
     async def test_half_close_by_us(self) -> None:
         """Our end comes behind what was written; reading goes on."""

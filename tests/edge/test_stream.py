@@ -27,7 +27,8 @@ from mailgw.edge import stream
 from mailgw.edge.stream import FULL, Stream
 from mailgw.edge.streamport import SecureFactory, StreamReactor
 from mailgw.edge.streamtls import BURST, RECORD, SIZE, TlsWire
-from tests.edge.contract_transport import Recorder, Source, TransportCase, TransportContract, reactor
+from tests.edge.contract_transport import TransportCase, TransportContract, reactor
+from tests.edge.ends import Recorder, Source
 from tests.integration.ports import free_port, needs
 from tests.programs import find
 
@@ -163,6 +164,26 @@ class StreamTests(StreamCase):
         self.assertLess(time.monotonic() - began, 2)
         self.assertEqual((far.got, protocol.got, type(protocol.reason)), (b"goodbye", b"", ConnectionDone))
 
+    async def test_farewell(self) -> None:
+        """The answer to our close_notify is all that is waited for, and so is the end of a talker in plaintext."""
+        self.patch(stream, "LINGER", 60)
+        protocol, far = await self.secured()
+        protocol.transport.loseConnection()
+        await self.until(lambda: far.notified, far)
+        far.notify()
+        await self.until(lambda: protocol.reason is not None)
+        self.assertIsInstance(protocol.reason, ConnectionDone)
+
+    async def test_end_behind_whole_records(self) -> None:
+        """A close_notify that was read along with octets, and that no socket will tell of again, is seen."""
+        for count in (1, 3):
+            protocol, far = await self.secured()
+            assert far.tls is not None
+            far.tls.write(b"r" * RECORD * count)
+            far.notify()
+            await self.until(lambda p=protocol: p.reason is not None)
+            self.assertEqual((len(protocol.got), type(protocol.reason)), (RECORD * count, ConnectionDone))
+
     async def test_still_talking(self) -> None:
         """A peer that talks on after our close_notify gets its end within the same time."""
         self.patch(stream, "LINGER", 0.2)
@@ -174,18 +195,35 @@ class StreamTests(StreamCase):
             await self.turns(1)
         self.assertEqual((protocol.got, type(protocol.reason)), (b"", ConnectionDone))
 
+    async def test_last_words_to_a_talker(self) -> None:
+        """Plaintext that we did not read must not destroy what we said last, as a reset would."""
+        protocol, far = self.pair()
+        protocol.transport.pauseProducing()
+        for _ in range(20):
+            far.send(b"more commands " * 1000)
+        await self.turns(5)
+        protocol.transport.write(bytes(100_000))
+        protocol.transport.loseConnection()
+        await self.turns(20)
+        far.send(b"and more")
+        await self.until(lambda: far.ended, far)
+        self.assertEqual((far.ended, far.got, protocol.got), ("fin", bytes(100_000), b""))
+        far.finish()
+        await self.until(lambda: protocol.reason is not None)
+        self.assertIsInstance(protocol.reason, ConnectionDone)
+
     async def test_loses_after_its_producer(self) -> None:
-        """The connection stays until a producer has had its say."""
+        """The connection stays until a producer has had its say: in plaintext, one that was paused."""
         for secure in (False, True):
             protocol, far = await self.secured() if secure else self.pair()
+            protocol.transport.write(bytes(8 << 20))
             source = Source(protocol.transport, [b"end"])
             protocol.transport.registerProducer(source, True)
             protocol.transport.loseConnection()
             await self.turns(5)
-            self.assertNotIn("lost", protocol.log)
-            source.resumeProducing()
+            self.assertEqual((source.paused, "lost" in protocol.log), (True, False))
             await self.until(lambda f=far: f.notified or f.ended, far)
-            self.assertEqual(far.got, b"end")
+            self.assertEqual(far.got[8 << 20 :], b"end")
 
     async def test_paused_beyond_the_limit(self) -> None:
         """A producer may queue so much and no more."""
