@@ -58,7 +58,10 @@ def addresses(value: bytes | None) -> bytes:
     """The addresses of a field, encoded words left as they are; groups lose their names."""
     if not value:
         return NIL
-    found = getaddresses([unfold(value).decode("latin-1")[: MAX_ADDRESSES * 8]])
+    try:
+        found = getaddresses([unfold(value).decode("latin-1")[: MAX_ADDRESSES * 8]])
+    except RecursionError:  # a thousand open parentheses, which a stranger may send: these are no addresses
+        return NIL
     rows = [_address(name, address) for name, address in found if address]
     return b"(" + b"".join(rows) + b")" if rows else NIL
 

@@ -27,6 +27,10 @@ RESERVE = 1 << 20
 """Octets of the disk that an APPEND may not take."""
 
 
+MAX_PATTERNS = 20
+"""In one LIST (RFC 5258 §3): each is looked for in all folders."""
+
+
 class FolderCommands(FramedServer):
     """See the module's docstring.
 
@@ -328,4 +332,6 @@ def _patterns(scanner: Scanner) -> list[str]:
     while not scanner.accept(b")"):
         scanner.space()
         found.append(_wildcards(scanner.astring(LIST_MAILBOX)))
+        if len(found) > MAX_PATTERNS:
+            raise Bad("Too many patterns")
     return found

@@ -61,6 +61,9 @@ class Attacker(Wire):
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
 
+    def __enter__(self) -> Attacker:
+        return self
+
     def pour(self, data: bytes) -> None:
         """Send as much as the gateway takes before it hangs up, or before our patience ends."""
         with contextlib.suppress(OSError):

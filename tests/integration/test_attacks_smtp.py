@@ -47,7 +47,7 @@ CUTS: tuple[Callable[[bytes], Iterable[bytes]], ...] = (whole, octets, at_dots)
 class SmtpTestCase(AttackTestCase):
     """Attacks on SMTP."""
 
-    def stored(self) -> list[bytes]:
+    def on_disk(self) -> list[bytes]:
         """All messages in the user's mailbox, as they are on the disk."""
         root = self.gateway.folder / "var" / "mail" / "localhost" / USER
         return [path.read_bytes() for folder in ("new", "cur") for path in sorted((root / folder).glob("*"))]
@@ -82,15 +82,15 @@ class SmtpTests(SmtpTestCase):
             text = b"Subject: x\r\n\r\nbody" + sequence + SMUGGLED
             ends = text.count(b"\r\n.\r\n")
             for cut in CUTS if ends == 1 else ():
-                before = len(self.stored())
+                before = len(self.on_disk())
                 wire = self.at_text()
                 wire.send(*cut(text), b"QUIT\r\n")
                 replies = wire.rest().split(b"\r\n")[:-1]
                 self.assertEqual([reply[:3] for reply in replies][1:], [b"221"], (sequence, replies))
                 good = not LONE.search(text)
                 self.assertEqual(replies[0][:3] == b"250", good, (sequence, replies))
-                self.assertEqual(len(self.stored()) - before, int(good), sequence)
-        for message in self.stored():
+                self.assertEqual(len(self.on_disk()) - before, int(good), sequence)
+        for message in self.on_disk():
             self.assertIsNone(LONE.search(message), message)
             self.assertEqual(message.count(b"Return-Path:"), 1)
             self.assertIn(b"Return-Path: <someone@elsewhere.example>\r\n", message)
@@ -98,20 +98,20 @@ class SmtpTests(SmtpTestCase):
     def test_faults_before_a_true_end(self) -> None:
         """A message with a fault that does end is refused once, and what follows are commands like any others."""
         for sequence, code in ((b"\0\r\n.\r\n", b"554"), (b"\r\r\n.\r\n", b"550"), (b"\n\r\n.\r\n", b"550")):
-            before = len(self.stored())
+            before = len(self.on_disk())
             wire = self.at_text()
             wire.send(b"Subject: x\r\n\r\nbody" + sequence + b"RSET\r\nQUIT\r\n")
             self.assertEqual([wire.reply()[:3] for _ in range(3)], [code, b"250", b"221"], sequence)
-            self.assertEqual(len(self.stored()), before)
+            self.assertEqual(len(self.on_disk()), before)
 
     def test_behind_the_end(self) -> None:
         """What is glued to a true end and begins with NUL is no command."""
-        before = len(self.stored())
+        before = len(self.on_disk())
         wire = self.at_text()
         wire.send(b"Subject: x\r\n\r\nbody\r\n.\r\n\0" + SMUGGLED + OUT)
         codes = [line[:3] for line in wire.rest().split(b"\r\n")[:-1]]
         self.assertEqual(codes, [b"250", b"500", b"503", b"503", b"500", b"500", b"221"])
-        self.assertEqual(len(self.stored()), before + 1)
+        self.assertEqual(len(self.on_disk()), before + 1)
 
     def test_empty(self) -> None:
         """A dot at offset 0 is an empty message."""
@@ -124,29 +124,29 @@ class SmtpTests(SmtpTestCase):
     def test_long_lines(self) -> None:
         """A line of any length stays a part of its message."""
         for length in (998, 999, 2047, 2048, 2049, 8192, 8193, 16384, 16385, 17000, 1 << 20):
-            before = len(self.stored())
+            before = len(self.on_disk())
             wire = self.at_text()
             wire.send(b"Subject: x\r\n\r\n" + b"A" * length, b"\r\n" + SMUGGLED[:-3] + b"rest\r\n.\r\nRSET\r\nQUIT\r\n")
             replies = [line[:3] for line in wire.rest().split(b"\r\n")[:-1]]
             self.assertEqual(replies, [b"250" if length <= 8192 else b"554", b"250", b"221"], length)
-            self.assertEqual(len(self.stored()) - before, int(length <= 8192), length)
+            self.assertEqual(len(self.on_disk()) - before, int(length <= 8192), length)
 
     def test_before_the_go_ahead(self) -> None:
         """Text that does not wait for 354 is not taken, nor run."""
-        before = len(self.stored())
+        before = len(self.on_disk())
         codes = self.codes(HELLO + MAIL + RCPT + b"DATA\r\nSubject: x\r\n\r\n.\r\n", end=b"")
         self.assertEqual(codes, [b"250", b"250", b"250", b"554"])
-        self.assertEqual(len(self.stored()), before)
+        self.assertEqual(len(self.on_disk()), before)
 
     def test_lost_connection(self) -> None:
         """A message without its end is no message, and leaves nothing behind."""
-        before = len(self.stored())
+        before = len(self.on_disk())
         for text in (b"Subject: x\r\n\r\nhalf", b"Subject: x\r\n\r\nhalf\r\n.\r", b"\r\n."):
             wire = self.at_text()
             wire.send(text)
             wire.__exit__()
         self.gateway.wait_for_sessions_to_end()
-        self.assertEqual(len(self.stored()), before)
+        self.assertEqual(len(self.on_disk()), before)
         root = self.gateway.folder / "var" / "mail" / "localhost" / USER
         self.assertEqual(list((root / "tmp").iterdir()), [])
 
@@ -171,7 +171,7 @@ class SmtpTests(SmtpTestCase):
                 (code,) = self.codes(verb + name + b"\r\n")
                 self.assertIn(code, (b"500", b"501"), name)
         self.assertEqual(self.codes(b"EHLO a\nX-Injected: yes\r\n", end=b""), [b"500"])
-        for message in self.stored():
+        for message in self.on_disk():
             self.assertNotIn(b"X-Injected", message)
 
     def test_addresses(self) -> None:
@@ -267,7 +267,7 @@ class SmtpTests(SmtpTestCase):
 
     def test_many_recipients(self) -> None:
         """Of ten thousand recipients a thousand are taken, one after the other, and they get one copy."""
-        before = len(self.stored())
+        before = len(self.on_disk())
         wire = Attacker(self.ports.mx, seconds=30.0)
         self.addCleanup(wire.__exit__)
         wire.reply()
@@ -282,7 +282,7 @@ class SmtpTests(SmtpTestCase):
         wire.reply()
         wire.send(b"Subject: x\r\n\r\n.\r\n")
         self.assertEqual(wire.reply()[:3], b"250")
-        self.assertEqual(len(self.stored()), before + 1)
+        self.assertEqual(len(self.on_disk()), before + 1)
 
     def test_silent_reader(self) -> None:
         """A client that says EHLO and reads nothing costs nothing to speak of."""

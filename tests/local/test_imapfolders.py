@@ -75,6 +75,12 @@ class AppendTests(ImapCase):
 
 
 class FolderTests(ImapCase):
+    def test_too_many_patterns(self) -> None:
+        """LIST takes a handful of patterns, not thousands."""
+        few, many = (b"(" + b" ".join([b"*"] * count) + b")" for count in (20, 21))
+        self.assertTrue(self.talk.line(b'LIST "" ' + few)[-1].split(b" ")[1:2] == [b"OK"])
+        self.assertTrue(self.talk.line(b'LIST "" ' + many)[-1].split(b" ")[1:2] == [b"BAD"])
+
     def names(self, command: bytes = b'LIST "" *') -> list[bytes]:
         """The names that LIST or LSUB tells."""
         return [re.sub(rb'^.*"\." ', b"", row) for row in self.talk.line(command)[:-1]]

@@ -163,6 +163,11 @@ class EnvelopeTests(SynchronousTestCase):
             self.assertEqual(addresses(value), b"NIL")
         self.assertEqual(addresses("Gr\xfc <a@b>".encode("latin-1")), b'(({3}\r\nGr\xfc NIL "a" "b"))')
 
+    def test_nested_parentheses(self) -> None:
+        """A thousand open parentheses from a stranger are no addresses, and no end of the world."""
+        for field in (b"To: " + b"(" * 1000, b"From: x@y " + b"(" * 5000):
+            self.assertTrue(envelope(field + b"\r\n\r\n").startswith(b"("))
+
     def test_string(self) -> None:
         """What a quoted string cannot hold is a literal; NUL cannot be sent at all."""
         for value, expected in (
