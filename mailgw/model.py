@@ -173,7 +173,7 @@ class Access:
 class Forward:
     """What a backend is told about the client (IMAP ID, XCLIENT).
 
-    @ivar ttl: how many more gateways may follow; at 0 the session is refused as a loop.
+    @ivar ttl: how many more gateways may follow; backends that count are told (Dovecot: x-proxy-ttl).
     @ivar login: the canonical user name for XCLIENT LOGIN, empty where none is logged in.
     @ivar helo: what an SMTP client called itself.
     """
