@@ -35,7 +35,8 @@ from mailgw.errors import MailgwError, SettingsError
 from mailgw.interfaces import IDestination, IFrontend, IHouse, ISession
 from mailgw.local.serve import LocalDestination, MaildirStore
 from mailgw.model import Identity
-from mailgw.ops.accounting import LocalAccountant
+from mailgw.ops.accounting import Accountant
+from mailgw.ops.tally import LocalTally
 from mailgw.routing.pool import Pool
 from mailgw.routing.router import Router
 from mailgw.settings import Listener, Settings
@@ -51,8 +52,9 @@ class Lasting:
     """What outlives a reload: the counts, the live sessions and the timer that watches them."""
 
     def __init__(self, settings: Settings, reactor: Any) -> None:
-        self.turnstile = Turnstile(settings.limits, reactor)
-        self.accountant = LocalAccountant(settings.limits)
+        tally = LocalTally(reactor.seconds)
+        self.turnstile = Turnstile(settings.limits, reactor, tally)
+        self.accountant = Accountant(settings.limits, tally)
         self.sessions: set[Session] = set()
         self.sweeper = Sweeper(reactor)
 

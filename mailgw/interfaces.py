@@ -243,3 +243,20 @@ class IAccountant(Interface):
 
     def leave(key: SessionKey) -> None:
         """A counted session is over."""
+
+
+class ITally(Interface):
+    """How often something is there, by name: in this process, or in all workers together."""
+
+    def add(name: str, until: float = 0.0) -> int:
+        """Count one more.
+
+        @param until: forget the name then (seconds since the epoch), unless it is counted again; 0 is never.
+        @return: how many there are now, with this one, in all workers.
+        """
+
+    def take(name: str, until: float = 0.0) -> None:
+        """Count one less; C{until} as with L{add}, and never mixed with 0 for one name."""
+
+    def total(name: str) -> int:
+        """How many there are in all workers."""

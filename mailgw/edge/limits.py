@@ -1,47 +1,27 @@
 """The turnstile: what one address may cost us before anybody is logged in.
 
-Pure counting with a clock: it neither waits nor closes connections, the session does. Counts of logged-in sessions are
-the accountant's (L{mailgw.interfaces.IAccountant}).
+Pure counting: it neither waits nor closes connections, the session does. Counts of logged-in sessions are the
+accountant's (L{mailgw.interfaces.IAccountant}). It counts on a tally, which may be that of all workers together.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 
 from twisted.internet.interfaces import IReactorTime
 
+from mailgw.interfaces import ITally
 from mailgw.model import Login, Refusal, RefusalKind
 from mailgw.settings import Limits
 
 LONGEST_DELAY = 15.0
 """Seconds; where C{limits.failure_delay} itself is longer, that."""
 FORGET_AFTER = 300.0
-"""Seconds without a failure after which an address's failures are forgotten."""
-REMEMBERED_LOGINS = 8
-"""Wrong logins an address that are known again."""
-REMEMBERED_NETWORKS = 20_000
-"""Bounds our memory, whoever attacks from wherever; the least recently seen is forgotten first."""
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """Logins that an address has left, and when that was so."""
-
-    left: float
-    at: float
-
-
-@dataclass(slots=True)
-class _Penalty:
-    """An address's failures, and the fingerprints of its latest wrong logins."""
-
-    failures: int = 0
-    at: float = 0.0
-    seen: list[bytes] = field(default_factory=list)
+"""Seconds without a failure after which an address's failures are forgotten; wrong logins are known again so long."""
+MINUTE = 60.0
 
 
 class Turnstile:
@@ -53,51 +33,41 @@ class Turnstile:
     @ivar limits: may be replaced at any time.
     """
 
-    def __init__(self, limits: Limits, clock: IReactorTime, remembered: int = REMEMBERED_NETWORKS) -> None:
-        """Nobody is here.
-
-        @param remembered: how many networks to keep rates for, and how many to keep failures for.
+    def __init__(self, limits: Limits, clock: IReactorTime, tally: ITally, secret: bytes = b"") -> None:
+        """
+        @param tally: what to count on.
+        @param secret: for fingerprints of wrong passwords; the same in all workers. A new one where left out.
         """
         self.limits = limits
-        self._clock = clock
-        self._remembered = remembered
-        self._secret = os.urandom(32)  # fingerprints are worth nothing outside this process
-        self._connections: Counter[str] = Counter()
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
-        self._penalties: OrderedDict[str, _Penalty] = OrderedDict()
+        self._clock, self._tally = clock, tally
+        self._secret = secret or os.urandom(32)
 
     def admit(self, address: str) -> bool:
         """Count a new connection, or say no: then it is not counted, and must not L{leave}."""
-        network = _network(address, 64)
-        if network and self._connections[network] >= self.limits.connections_per_address:
-            return False
-        self._connections[network] += 1
-        return True
+        network = network_of(address, 64)
+        if self._tally.add(f"connection {network}") <= self.limits.connections_per_address or not network:
+            return True
+        self.leave(address)
+        return False
 
     def leave(self, address: str) -> None:
         """An admitted connection is over."""
-        network = _network(address, 64)
-        self._connections[network] -= 1
-        if self._connections[network] <= 0:
-            del self._connections[network]
+        self._tally.take(f"connection {network_of(address, 64)}")
 
     def may_login(self, address: str) -> Refusal | None:
-        """Count an attempt to log in, or say why it is one too many: C{limits.logins_per_address} at once, and then as
-        many a minute, evenly.
+        """Count an attempt to log in, or say why it is one too many: more than C{limits.logins_per_address} within
+        the last minute. Attempts of the minute before this one count for as much of it as the last minute has.
         """
-        network = _network(address, 64)
+        network = network_of(address, 64)
         if not network:
             return None
-        now, most = self._clock.seconds(), float(self.limits.logins_per_address)
-        bucket = self._buckets.setdefault(network, _Bucket(most, now))
-        self._buckets.move_to_end(network)
-        _trim(self._buckets, self._remembered)
-        bucket.left = min(most, bucket.left + (now - bucket.at) * most / 60.0)
-        bucket.at = now
-        if bucket.left < 1.0:
-            return Refusal(RefusalKind.LIMIT, f"more than {most:.0f} logins a minute from {network}")
-        bucket.left -= 1.0
-        return None
+        minute, since = divmod(self._clock.seconds(), MINUTE)
+        this, end = f"login {network} {minute:.0f}", (minute + 2) * MINUTE
+        before = self._tally.total(f"login {network} {minute - 1:.0f}") * (1 - since / MINUTE)
+        if before + self._tally.add(this, end) <= self.limits.logins_per_address:
+            return None
+        self._tally.take(this, end)
+        return Refusal(RefusalKind.LIMIT, f"more than {self.limits.logins_per_address} logins a minute from {network}")
 
     def failure(self, address: str, login: Login) -> float:
         """Count a wrong password.
@@ -106,47 +76,38 @@ class Turnstile:
 
         @return: how many seconds to wait before the client is told.
         """
-        network = _network(address, 48)
-        penalty = self._penalties.setdefault(network, _Penalty()) if network else _Penalty()
-        if network:
-            self._penalties.move_to_end(network)
-            _trim(self._penalties, self._remembered)
-        now = self._clock.seconds()
-        if now - penalty.at > FORGET_AFTER:
-            penalty.failures = 0
-            penalty.seen.clear()
-        penalty.at = now
-        fingerprint = self._fingerprint(login)
-        if fingerprint not in penalty.seen:
-            penalty.failures += 1
-            penalty.seen.append(fingerprint)
-            del penalty.seen[:-REMEMBERED_LOGINS]
-        return self._delay(penalty.failures)
+        network = network_of(address, 48)
+        if not network:
+            return self._delay(1)
+        end = self._clock.seconds() + FORGET_AFTER
+        again = self._tally.add(f"wrong {network} {self._fingerprint(login)}", end) > 1
+        failures = self._tally.add(f"failure {network}", end)
+        if again and failures > 1:
+            self._tally.take(f"failure {network}", end)
+            failures -= 1
+        return self._delay(failures)
 
     def success(self, address: str) -> None:
         """Count a right password: it makes good for one failure.
 
         Not for all of them, or whoever has one account of his own could guess at the others' without delay.
         """
-        network = _network(address, 48)
-        penalty = self._penalties.get(network)
-        if penalty is None:
-            return
-        penalty.failures -= 1
-        if penalty.failures <= 0:
-            del self._penalties[network]
+        name = f"failure {network_of(address, 48)}"
+        if self._tally.total(name):
+            self._tally.take(name, self._clock.seconds() + FORGET_AFTER)
 
     def _delay(self, failures: int) -> float:
         first = self.limits.failure_delay
         return min(first * 2.0 ** min(failures - 1, 16), max(first, LONGEST_DELAY))
 
-    def _fingerprint(self, login: Login) -> bytes:
+    def _fingerprint(self, login: Login) -> str:
         words = (login.username.encode("utf-8", "surrogateescape"), login.authzid.encode("utf-8", "surrogateescape"))
         text = b"".join(b"%d:%s" % (len(word), word) for word in (*words, login.password))
-        return blake2b(text, digest_size=16, key=self._secret).digest()
+        return blake2b(text, digest_size=16, key=self._secret).hexdigest()
 
 
-def _network(address: str, prefix: int) -> str:
+@lru_cache(maxsize=4096)
+def network_of(address: str, prefix: int) -> str:
     """The network that an address counts as: itself for IPv4, the first C{prefix} bits for IPv6, "" for no address."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
@@ -157,8 +118,3 @@ def _network(address: str, prefix: int) -> str:
     if parsed.ipv4_mapped is not None:  # an IPv4 client on a listener that speaks both
         return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, prefix), strict=False))
-
-
-def _trim(known: OrderedDict[str, _Bucket] | OrderedDict[str, _Penalty], most: int) -> None:
-    if len(known) > most:
-        known.popitem(last=False)

@@ -22,6 +22,7 @@ from mailgw.errors import BackendFailed, DirectoryDown, LoginRefused
 from mailgw.interfaces import IAccountant, IDirectory, IMailStore, IPool, IPreparedMessage, IRouter
 from mailgw.model import LOCAL, Backend, Identity, Login, RefusalKind, Route
 from mailgw.model import Failure as Kind
+from mailgw.ops.tally import LocalTally
 from mailgw.settings import Listener, Pool, Settings
 from mailgw.wire.events import Reply
 
@@ -337,7 +338,7 @@ class World:
         )
         self.reactor = self.clock
         self.portal = Portal(realm, [DirectoryChecker(self.directory), AnonymousChecker()])
-        self.turnstile = Turnstile(self.settings.limits, self.clock)
+        self.turnstile = Turnstile(self.settings.limits, self.clock, LocalTally(self.clock.seconds))
         self.sessions: set[Any] = set()
 
     async def _nowhere(self, identity: Any, session: Any) -> Any:

@@ -14,6 +14,7 @@ from mailgw.edge.limits import Turnstile
 from mailgw.errors import LoginRefused
 from mailgw.interfaces import IDestination, IServerDialogue
 from mailgw.model import Arrival, Login, Refusal, RefusalKind
+from mailgw.ops.tally import LocalTally
 from mailgw.settings import Limits, Settings
 from mailgw.wire.events import Close, Event, Send, StartTLS
 
@@ -123,7 +124,7 @@ class FakeHouse:
         self.settings = Settings(limits=Limits(**limits))
         self.fake_portal = FakePortal()
         self.portal: Portal = self.fake_portal  # type: ignore[assignment]
-        self.turnstile = Turnstile(self.settings.limits, self.reactor)
+        self.turnstile = Turnstile(self.settings.limits, self.reactor, LocalTally(self.reactor.seconds))
         self.sessions: set[Any] = set()
         self.tls: Any = None
         self.pools: dict[str, Any] = {}

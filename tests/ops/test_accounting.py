@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from mailgw.interfaces import IAccountant
 from mailgw.model import Refusal, RefusalKind, SessionKey
-from mailgw.ops.accounting import LocalAccountant
+from mailgw.ops.accounting import Accountant
+from mailgw.ops.tally import LocalTally
 from mailgw.settings import Limits
 
 
@@ -17,10 +19,11 @@ def key(session: str, username: str = "alice", protocol: str = "imap") -> Sessio
     return SessionKey(session, protocol, "192.0.2.1", username)
 
 
-class LocalAccountantTests(SynchronousTestCase):
+class AccountantTests(SynchronousTestCase):
     def setUp(self) -> None:
         """An accountant who grants two sessions a user."""
-        self.accountant = LocalAccountant(Limits(connections_per_user=2))
+        self.tally = LocalTally(Clock().seconds)
+        self.accountant = Accountant(Limits(connections_per_user=2), self.tally)
 
     def enter(self, one: SessionKey) -> Refusal | None:
         """What the accountant says to a session."""
@@ -76,7 +79,7 @@ class LocalAccountantTests(SynchronousTestCase):
             self.accountant.count(f"user{number}")
             self.enter(key("s1", f"user{number}"))
             self.accountant.leave(key("s1"))
-        self.assertEqual((len(self.accountant), len(self.accountant._users)), (0, 0))
+        self.assertEqual((len(self.accountant), len(self.tally)), (0, 0))
 
     def test_new_limits(self) -> None:
         """New limits hold from the next session on."""
