@@ -1,0 +1,3 @@
+module mailgw/bench
+
+go 1.19
