@@ -1,0 +1,1 @@
+"""Settings made from the configuration of other proxies: Perdition's and nginx's."""

@@ -1,0 +1,1 @@
+`mailgw import perdition.conf [popmap…]` and `mailgw import nginx.conf` print or write settings that do the same, with a comment on every option that has no counterpart and why; see docs/migrating.md.
