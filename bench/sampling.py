@@ -1,13 +1,13 @@
-"""Where mailgw's time goes: C{perf} samples one mailgw while one kind of load is on it.
+"""Where mailgw's time goes: C{perf} samples one mailgw while one kind of load is on it, cProfile counts in another.
 
-With Python 3.12 or newer the functions of Python have names in it. It compares nothing.
+perf tells the shares of kernel, OpenSSL and Python as they are; cProfile, which slows down what it watches, tells the
+functions. Nothing is compared here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from bench.gateway import Mailgw
 from bench.measures import MEASURES, Contestant, Measure
@@ -29,24 +29,35 @@ def load(name: str) -> Measure:
     return replace(measure, contestants=(Contestant("mailgw", "mailgw", port),), number=(measure.number[1] * MORE,) * 2)
 
 
-class Named(Mailgw):
-    """mailgw that tells perf the names of its functions; other versions of Python ignore that."""
+class Counted(Mailgw):
+    """mailgw under cProfile, by twistd's own options."""
 
-    def environment(self) -> Mapping[str, str]:
-        return {**super().environment(), "PYTHONPERFSUPPORT": "1"}
+    @property
+    def counts(self) -> str:
+        return str(self.folder / "counts")
+
+    def commands(self) -> dict[str, tuple[list[str], list[int]]]:
+        ((command, ports),) = super().commands().values()
+        at = command.index("mailgw")
+        options = ["--profile", self.counts, "--profiler", "cProfile", "--savestats"]
+        return {self.name: ([*command[:at], *options, *command[at:]], ports)}
 
 
 def sample(name: str, around: Surroundings, tell: Callable[[str], None]) -> str:
     """Put a load on and look.
 
-    @return: perf's report, by library and by function.
+    @return: perf's report by library, and cProfile's by function.
     @raise ServerFailed: perf is not installed, or something did not start.
     """
+    return _sample_libraries(name, around, tell) + _count_functions(name, around, tell)
+
+
+def _sample_libraries(name: str, around: Surroundings, tell: Callable[[str], None]) -> str:
     perf = program("perf")
     if perf is None:
         raise ServerFailed("perf is not installed; on Debian: apt-get install --no-install-recommends linux-perf")
     rounds = Rounds(around, [load(name)], tell, None)
-    server = rounds.adopt(Named("mailgw", around))
+    server = rounds.adopt(Mailgw("mailgw", around))
     rounds.go(1)  # once without perf, so that everything is loaded and warm
     data = str(around.folder / "perf.data")
     pids = ",".join(str(process.pid) for process in server.processes)
@@ -57,10 +68,16 @@ def sample(name: str, around: Surroundings, tell: Callable[[str], None]) -> str:
         rounds.go(1)
     finally:
         recorder.end()
-    return "\n".join(_report(perf, data, key) for key in ("dso", "dso,symbol"))
+    text = run_once(perf, "report", "--stdio", "-i", data, "--sort", "dso", folder=around.folder)
+    server.stop()
+    return "".join(f"{line}\n" for line in text.split("\n") if line.strip() and not line.startswith("#"))
 
 
-def _report(perf: str, data: str, key: str) -> str:
-    text = run_once(perf, "report", "--stdio", "-i", data, "--sort", key, folder=Path(data).parent)
-    lines = [line for line in text.split("\n") if line.strip() and not line.startswith("#")]
-    return f"by {key}\n" + "\n".join(lines[:_LINES]) + "\n"
+def _count_functions(name: str, around: Surroundings, tell: Callable[[str], None]) -> str:
+    rounds = Rounds(around, [load(name)], tell, None)
+    server = Counted("mailgw", around)
+    rounds.adopt(server)
+    rounds.go(1)
+    server.stop()  # only then the counts are written
+    print_them = f"import pstats; s = pstats.Stats({server.counts!r}); s.sort_stats('tottime').print_stats({_LINES})"
+    return run_once(around.python, "-c", print_them, folder=around.folder)

@@ -10,12 +10,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from getpass import getpass
 from typing import TYPE_CHECKING, Any
 
 from mailgw.errors import MailgwError, SettingsError
+from mailgw.importing import command
 
 if TYPE_CHECKING:
     from mailgw.config.file import Loaded
@@ -92,6 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--ca", metavar="FILE", help="believe these CAs, too (PEM)")
     probe.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=5.0, help="for each service [5]")
 
+    who = verb("who", run_who, "Show the live sessions of the running gateway.", listing)
+    who.add_argument("what", metavar="USER|@BACKEND", nargs="?", help="only those of one user, or on one backend")
+    kick = verb("kick", run_kick, "End live sessions.", listing)
+    kick.add_argument("what", metavar="USER|ID|@BACKEND", help="whose, which, or on which backend")
+    kick.add_argument("--rate", metavar="N/s", type=_rate, default=0.0, help="so many a second [all at once]")
+    verb("stats", run_stats, "Show what the running gateway has counted since its start.", listing)
+    verb("reload", run_reload, "Have the running gateway read its settings and certificates again.")
+
     user = verbs.add_parser("user", help="Edit the first passwd file of the settings.", parents=[settings])
     users = user.add_subparsers(metavar="ACTION", required=True)
     for name, run, words in (
@@ -104,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         if name != "del":
             action.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     verb("list", run_user_list, "List the users.", listing, under=users)
+    command.add_arguments(verb("import", command.run, "Make settings of a perdition.conf or an nginx.conf."))
     return parser
 
 
@@ -124,6 +134,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < 3600:
         raise ValueError
     return seconds
+
+
+def _rate(text: str) -> float:
+    return _seconds(text.removesuffix("/s"))
 
 
 def find_config(given: str | None) -> str:
@@ -198,6 +212,50 @@ def _live(loaded: Loaded) -> list[tuple[str, ...]]:
         if stop.code:
             raise CommandFailed("the directories could not be asked; see above") from None
     return rows(said, visit_backends(loaded.settings, datetime.now(UTC)))
+
+
+def _ask(arguments: argparse.Namespace, command: str, **more: Any) -> Iterator[Any]:
+    """What the running gateway of these settings answers."""
+    from mailgw.ops import control
+
+    return control.ask(_load(arguments).settings.gateway.state, command, more)
+
+
+def run_who(arguments: argparse.Namespace) -> int:
+    """C{mailgw who}."""
+    from mailgw.ops.asking import sessions_table
+
+    rows = list(_ask(arguments, "who", what=arguments.what))
+    print(json.dumps(rows, indent=2) if arguments.json else sessions_table(rows))
+    return 0
+
+
+def run_kick(arguments: argparse.Namespace) -> int:
+    """C{mailgw kick}: says who is gone as they go."""
+    kicked = 0
+    for row in _ask(arguments, "kick", what=arguments.what, rate=arguments.rate):
+        kicked += 1
+        words = f"kicked {row['id']}: {row['user']} {row['protocol']} from {row['client']} on {row['backend']}"
+        print(json.dumps(row) if arguments.json else words, flush=True)
+    if not arguments.json:
+        print(_count(kicked, "session"))
+    return 0
+
+
+def run_stats(arguments: argparse.Namespace) -> int:
+    """C{mailgw stats}."""
+    from mailgw.ops.asking import counts_table
+
+    (row,) = _ask(arguments, "stats")
+    print(json.dumps(row, indent=2) if arguments.json else counts_table(row))
+    return 0
+
+
+def run_reload(arguments: argparse.Namespace) -> int:
+    """C{mailgw reload}: done when the new settings are in force."""
+    list(_ask(arguments, "reload"))
+    print("reloaded")
+    return 0
 
 
 def run_dump(arguments: argparse.Namespace) -> int:

@@ -6,14 +6,14 @@ The only module that knows all rooms. It decides nothing about mail: it builds, 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from random import SystemRandom
 from typing import Any
 
-from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred, succeed
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -26,24 +26,25 @@ from mailgw.directory.chain import Chain
 from mailgw.edge.destination import ProxiedDestination
 from mailgw.edge.dialer import Dialer
 from mailgw.edge.limits import Turnstile
-from mailgw.edge.listeners import ListeningService, LoginFrontend
+from mailgw.edge.listeners import Listen, ListeningService, LoginFrontend
 from mailgw.edge.relay import Sweeper
 from mailgw.edge.session import Session
 from mailgw.edge.streamport import StreamReactor
 from mailgw.edge.tls import Identities, PoolTls, ServerTls
 from mailgw.errors import MailgwError, SettingsError
-from mailgw.interfaces import IDestination, IFrontend, IHouse, ISession
+from mailgw.interfaces import IDestination, IFrontend, IHouse, ISession, ITally
 from mailgw.local.serve import LocalDestination, MaildirStore
 from mailgw.model import Identity
 from mailgw.ops.accounting import Accountant
+from mailgw.ops.live import Here
 from mailgw.ops.tally import LocalTally
 from mailgw.routing.pool import Pool
 from mailgw.routing.router import Router
 from mailgw.settings import Listener, Settings
 from mailgw.wire.protocol import LoginProtocol
 
-CERTIFICATE_POLL = 10.0
-"""Seconds between two looks at the certificates' files."""
+RETIREMENT_TURN = 0.5
+"""Seconds between two looks whether the last session is over."""
 RETIREMENT_POLL = 10.0
 """Seconds between two looks whether anybody still needs what a reload has replaced."""
 
@@ -51,11 +52,16 @@ RETIREMENT_POLL = 10.0
 class Lasting:
     """What outlives a reload: the counts, the live sessions and the timer that watches them."""
 
-    def __init__(self, settings: Settings, reactor: Any) -> None:
-        tally = LocalTally(reactor.seconds)
-        self.turnstile = Turnstile(settings.limits, reactor, tally)
+    def __init__(self, settings: Settings, reactor: Any, tally: ITally | None = None, secret: bytes = b"") -> None:
+        """
+        @param tally: what to count on; that of this process alone where left out.
+        @param secret: as L{Turnstile} has it.
+        """
+        tally = tally or LocalTally(reactor.seconds)
+        self.turnstile = Turnstile(settings.limits, reactor, tally, secret)
         self.accountant = Accountant(settings.limits, tally)
         self.sessions: set[Session] = set()
+        self.counters: Counter[str] = Counter()
         self.sweeper = Sweeper(reactor)
 
 
@@ -63,12 +69,17 @@ class Lasting:
 class House:
     """Everything that one set of settings builds."""
 
-    def __init__(self, settings: Settings, reactor: Any, lasting: Lasting) -> None:
-        """@raise SettingsError: a file that the settings name is not usable."""
+    def __init__(
+        self, settings: Settings, reactor: Any, lasting: Lasting, identities: Identities | None = None
+    ) -> None:
+        """
+        @param identities: the certificates of these settings, if they are loaded already.
+        @raise SettingsError: a file that the settings name is not usable.
+        """
         self.reactor, self.settings = reactor, settings
-        self.turnstile, self.sessions = lasting.turnstile, lasting.sessions
+        self.turnstile, self.sessions, self.counters = lasting.turnstile, lasting.sessions, lasting.counters
         self._sweeper = lasting.sweeper
-        self.identities = Identities(settings.tls) if settings.tls is not None else None
+        self.identities = identities or load_identities(settings)
         self.pools = {name: Pool(name, options, reactor, SystemRandom()) for name, options in settings.pool.items()}
         self._dialer = Dialer(reactor, self._pool_tls(), settings.limits)
         self._chain = Chain(self._plugs("directory"))
@@ -129,35 +140,65 @@ class House:
         await self._chain.stop()
 
 
+def load_code(settings: Settings) -> None:
+    """Import whatever these settings name."""
+    for listener in settings.listener:
+        registry.load("protocol", listener.protocol)
+    for group in ("directory", "route"):
+        for plug in getattr(settings, group):
+            registry.load(group, plug.kind)
+
+
+def load_identities(settings: Settings) -> Identities | None:
+    """The certificates and keys of these settings.
+
+    @raise SettingsError: one of the files is not usable.
+    """
+    return Identities(settings.tls) if settings.tls is not None else None
+
+
 class Gateway(MultiService):
-    """The whole program."""
+    """All of one process: the whole program, or one worker of it.
+
+    @ivar drain: seconds that sessions may go on when it stops; the settings' where that is C{None}.
+    """
 
     log = Logger()
 
-    def __init__(self, settings: Settings, reactor: Any) -> None:
-        """@raise SettingsError: as L{House}."""
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        lasting: Lasting | None = None,
+        identities: Identities | None = None,
+        listen: Listen | None = None,
+    ) -> None:
+        """
+        @param identities: as L{House}.
+        @param listen: as L{ListeningService}.
+        @raise SettingsError: as L{House}.
+        """
         super().__init__()
+        self.drain: float | None = None
         self.setName("mailgw")
         if settings.gateway.transport == "stream":
             reactor = StreamReactor(reactor)
-        self._reactor = reactor
-        self._lasting = Lasting(settings, reactor)
-        self.house = House(settings, reactor, self._lasting)
+        self.reactor, self._open = reactor, listen
+        self._lasting = lasting or Lasting(settings, reactor)
+        self.house = House(settings, reactor, self._lasting, identities)
         self._listening: dict[str, ListeningService] = {}
         self._relistening = DeferredLock()
         for listener in settings.listener:
             self._listen(listener)
         self._lasting.sweeper.setServiceParent(self)
-        watcher = TimerService(CERTIFICATE_POLL, self._renew_certificates)
-        watcher.clock = reactor
-        watcher.setServiceParent(self)
+        self.here = Here(self._lasting.sessions, self._lasting.counters)
 
     def _listen(self, listener: Listener) -> None:
         """Add a listener, and open its port if we run already.
 
         @raise MailgwError: the port cannot be bound; then there is no such listener.
         """
-        service = ListeningService(self._reactor, listener, *self._answering(listener))
+        service = ListeningService(self.reactor, listener, *self._answering(listener), self._open)
         try:
             service.setServiceParent(self)
         except MailgwError:
@@ -170,7 +211,8 @@ class Gateway(MultiService):
         house = self.house
         return house.frontend(listener.protocol).make_factory(house, listener), house.server_tls(listener)
 
-    def _renew_certificates(self) -> None:
+    def renew_certificates(self) -> None:
+        """Use the certificates' files anew that have changed."""
         if self.house.identities is not None:
             self.house.identities.reload(only_changed=True)
 
@@ -193,53 +235,47 @@ class Gateway(MultiService):
 
         @raise SystemExit: there is no such user.
         """
-        self._drop_privileges()
+        drop_privileges(self.house.settings)
         self.house.start()
         super().startService()
 
-    def _drop_privileges(self) -> None:
-        user = self.house.settings.gateway.user
-        if user is None or os.geteuid() != 0:
-            return
-        import pwd
-
-        try:
-            entry = pwd.getpwnam(user)
-        except KeyError:
-            raise SystemExit(f"mailgw: gateway.user: this machine has no user {user!r}") from None
-        os.chown(self.house.settings.gateway.state, entry.pw_uid, entry.pw_gid)
-        os.initgroups(user, entry.pw_gid)
-        os.setgid(entry.pw_gid)
-        os.setuid(entry.pw_uid)
-        self.log.info("running as {user}", user=user)
-
     # --- reload ------------------------------------------------------------------------------------------------------
 
-    def reload(self, load: Callable[[], Settings]) -> None:
+    def reload(self, load: Callable[[], Settings]) -> Deferred[list[str]]:
         """Put new settings and certificates in force; if they have faults, the old ones stay.
 
         Live sessions never notice; ports that stay are not closed for a moment.
 
         @param load: reads the settings.
+        @return: what went wrong, in words, once the ports are as the settings want them.
         """
         if not self.running:
-            self.log.info("not reloaded: the gateway stops")
-            return
+            return self._not_reloaded("the gateway stops")
         try:
-            house = House(load(), self._reactor, self._lasting)
+            settings = load()
+            if settings.gateway.workers != 0:
+                return self._not_reloaded("gateway.workers: one process becomes several by a new start only")
+            house = House(settings, self.reactor, self._lasting)
         except SettingsError as error:
-            for fault in error.faults:
-                self.log.error("not reloaded: {fault}", fault=fault)
-            return
+            return self._not_reloaded(*error.faults)
         old, self.house = self.house, house
         house.start()
         self._lasting.turnstile.limits = self._lasting.accountant.limits = house.settings.limits
-        self._relistening.run(lambda: Deferred.fromCoroutine(self._relisten()))
         Deferred.fromCoroutine(self._retire(old))
         self.log.info("reloaded")
+        return self._relistening.run(lambda: Deferred.fromCoroutine(self._relisten()))
 
-    async def _relisten(self) -> None:
-        """Renew the listeners that stay, close the ports that are gone, open the new ones."""
+    def _not_reloaded(self, *faults: str) -> Deferred[list[str]]:
+        for fault in faults:
+            self.log.error("not reloaded: {fault}", fault=fault)
+        return succeed([f"not reloaded: {fault}" for fault in faults])
+
+    async def _relisten(self) -> list[str]:
+        """Renew the listeners that stay, close the ports that are gone, open the new ones.
+
+        @return: what could not be opened.
+        """
+        faults: list[str] = []
         wanted = {listener.endpoint: listener for listener in self.house.settings.listener}
         for endpoint in self._listening.keys() & wanted.keys():
             self._listening[endpoint].renew(wanted[endpoint], *self._answering(wanted[endpoint]))
@@ -251,14 +287,24 @@ class Gateway(MultiService):
                 self._listen(wanted[endpoint])
             except MailgwError as error:
                 self.log.error("reloaded, but {error}", error=error)
+                faults.append(f"reloaded, but {error}")
+        return faults
 
     async def _retire(self, house: House) -> None:
         """Stop what a reload has replaced once nobody is left who could still ask it; SMTP sessions may be long."""
         while any(session.may_ask(house.portal) for session in self._lasting.sessions):
-            await deferLater(self._reactor, RETIREMENT_POLL)
+            await deferLater(self.reactor, RETIREMENT_POLL)
         await house.stop()
 
     # --- stop --------------------------------------------------------------------------------------------------------
+
+    async def retire(self) -> None:
+        """Accept nobody any more, and wait until all sessions have come to their own end."""
+        for service in self._listening.values():
+            await maybeDeferred(service.disownServiceParent)
+        self._listening.clear()
+        while self._lasting.sessions:
+            await deferLater(self.reactor, RETIREMENT_TURN)
 
     def stopService(self) -> Deferred[None]:
         """Stop accepting, close what is not logged in, let the rest go on until C{gateway.drain} is over."""
@@ -268,21 +314,34 @@ class Gateway(MultiService):
         stopped = super().stopService()
         for session in list(self._lasting.sessions):
             session.shut(even_logged_in=False)
-        drain = self.house.settings.gateway.drain
-        end = self._reactor.seconds() + drain
+        drain = self.house.settings.gateway.drain if self.drain is None else self.drain
+        end = self.reactor.seconds() + drain
         if self._lasting.sessions:
             self.log.info("{count} sessions may go on for {drain:g} s", count=len(self._lasting.sessions), drain=drain)
-        while self._lasting.sessions and self._reactor.seconds() < end:
-            await deferLater(self._reactor, 0.1)
+        while self._lasting.sessions and self.reactor.seconds() < end:
+            await deferLater(self.reactor, 0.1)
         for session in list(self._lasting.sessions):
             session.shut(even_logged_in=True)
         await stopped
         await self.house.stop()
 
 
-def build(settings: Settings, reactor: Any) -> Gateway:
-    """Make the services of these settings; nothing is started.
+def drop_privileges(settings: Settings) -> None:
+    """Become C{gateway.user}, if we are root and there is one.
 
-    @raise SettingsError: a file that the settings name is not usable.
+    @raise SystemExit: there is no such user.
     """
-    return Gateway(settings, reactor)
+    user = settings.gateway.user
+    if user is None or os.geteuid() != 0:
+        return
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise SystemExit(f"mailgw: gateway.user: this machine has no user {user!r}") from None
+    os.chown(settings.gateway.state, entry.pw_uid, entry.pw_gid)
+    os.initgroups(user, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+    Gateway.log.info("running as {user}", user=user)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocolFactory
     from twisted.mail import imap4, pop3
 
-    from mailgw.model import Arrival, Backend, Identity, Login, Refusal, Route, SessionKey, Step
+    from mailgw.model import Arrival, Backend, Envelope, Identity, Login, Refusal, Route, SessionKey, Step
     from mailgw.wire.events import Event, Reply
 
 
@@ -31,6 +31,7 @@ class IHouse(Interface):
     portal = Attribute("L{twisted.cred.portal.Portal}")
     turnstile = Attribute("L{mailgw.edge.limits.Turnstile}, the same across reloads")
     sessions = Attribute("the set of all live sessions, the same across reloads")
+    counters = Attribute("C{Counter[str]}: what happened since the start, by C{protocol.what}, the same across reloads")
 
     def server_tls(listener: Any) -> Any:
         """What a listener's connections start TLS with (L{mailgw.edge.tls.ServerTls}), C{None} where it has none."""
@@ -95,9 +96,10 @@ class IDirectory(Interface):
         @raise DirectoryDown: nobody can tell now.
         """
 
-    async def lookup(address: str) -> Identity | None:
+    async def lookup(address: str, envelope: Envelope | None = None) -> Identity | None:
         """Find the user who receives at an address, no password involved; C{None} where there is none.
 
+        @param envelope: of the mail that is for this address, where there is one.
         @raise DirectoryDown: nobody can tell now.
         """
 

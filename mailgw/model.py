@@ -28,6 +28,33 @@ class Peer:
     local_port: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The session that a login comes from, for directories that are told of it. No cache may key on it.
+
+    @ivar protocol: the listener's: C{"imap"}, C{"pop3"}, C{"submission"}, C{"mx"} ...
+    @ivar secure: the client speaks TLS.
+    @ivar attempt: how many logins the connection has seen, this one included.
+    @ivar cipher: the version of TLS and the cipher, such as C{("TLSv1.3", "TLS_AES_256_GCM_SHA384")}.
+    """
+
+    session_id: str
+    protocol: str
+    peer: Peer
+    secure: bool = False
+    attempt: int = 1
+    cipher: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What is known of a mail when one of its recipients is looked for: what the client called itself, and its MAIL."""
+
+    origin: Origin
+    helo: str = ""
+    sender: str = ""
+
+
 @implementer(IUsernamePassword)
 @dataclass(frozen=True, slots=True)
 class Login:
@@ -40,6 +67,7 @@ class Login:
     password: bytes = field(repr=False)
     mechanism: str = "PLAIN"
     authzid: str = ""
+    origin: Origin | None = field(default=None, repr=False, compare=False)
 
     def checkPassword(self, password: bytes) -> bool:
         """Compare with a stored clear password (L{IUsernamePassword}); our directories do not use it."""
@@ -56,6 +84,7 @@ class Identity:
     @ivar directory: the name of the directory that answered, such as C{"ldap-1"}.
     @ivar dn: the entry's distinguished name, empty outside LDAP.
     @ivar addresses: what this user may receive at and send as, lower case.
+    @ivar password: for the login on the backend, where the directory names another one than the user's own.
     """
 
     username: str
@@ -64,6 +93,7 @@ class Identity:
     addresses: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    password: bytes | None = field(default=None, repr=False)
 
 
 class RefusalKind(Enum):
@@ -125,11 +155,15 @@ class Route:
     @ivar pool: the pool, or C{""} for the local store.
     @ivar backend: a member's name, a member's host, or any C{host[:port]}; C{None} leaves the choice to the pool.
     @ivar hashed: choose the member by rendezvous hash whatever the pool's balance is.
+    @ivar username: the name to log in with there, where that is not the canonical one.
+    @ivar password: the password to log in with there, where that is not the user's own.
     """
 
     pool: str
     backend: str | None = None
     hashed: bool = False
+    username: str | None = None
+    password: bytes | None = field(default=None, repr=False)
 
     @property
     def local(self) -> bool:

@@ -13,17 +13,20 @@ TABLE: dict[str, dict[str, str]] = {
     "protocol": {
         "imap": "mailgw.wire.imap:IMAP",
         "pop3": "mailgw.wire.pop3:POP3",
+        "managesieve": "mailgw.wire.managesieve:MANAGESIEVE",
         "submission": "mailgw.delivery.reception:SUBMISSION",
         "mx": "mailgw.delivery.reception:MX",
     },
     "directory": {
         "ldap": "mailgw.directory.ldap:LdapDirectory",
         "passwd": "mailgw.directory.passwd:PasswdDirectory",
+        "http": "mailgw.directory.http:HttpDirectory",
     },
     "route": {
         "attribute": "mailgw.routing.attribute:AttributeRule",
         "regex": "mailgw.routing.regexmap:RegexRule",
         "table": "mailgw.routing.table:TableRule",
+        "http": "mailgw.routing.http:HttpRule",
         "hash": "mailgw.routing.rendezvous:HashRule",
         "pool": "mailgw.routing.rendezvous:PoolRule",
         "local": "mailgw.routing.router:LocalRule",
@@ -31,9 +34,9 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 LATER: dict[str, frozenset[str]] = {
-    "protocol": frozenset({"lmtp", "managesieve"}),
-    "directory": frozenset({"http", "sql", "oauth"}),
-    "route": frozenset({"sql", "http", "hook"}),
+    "protocol": frozenset({"lmtp"}),
+    "directory": frozenset({"sql", "oauth"}),
+    "route": frozenset({"sql", "hook"}),
 }
 """Kinds that the settings format knows and this version does not build: refused as such, not as typos."""
 

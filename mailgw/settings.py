@@ -116,16 +116,16 @@ class Gateway(Table):
 
     hostname: str = "localhost"
     """Name in greetings, EHLO and Received."""
-    workers: int | Literal["auto"] = 0
-    """0: one process. N: N worker processes; "auto": one per core (both are not built in this version)."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
+    """0: one process. N: a master and N worker processes; "auto": one per core."""
     state: FilePath = "/var/lib/mailgw"
     """All that mailgw writes: control socket, spool, overrides; created if absent."""
     drain: Duration = 60.0
     """How long sessions may go on after SIGTERM."""
     user: str | None = None
     """Become this user once the ports are bound; no change when left out."""
-    transport: Literal["stream", "twisted"] = "twisted"
-    """"twisted": Twisted's stock transports; "stream": our own, not built in this version."""
+    transport: Literal["stream", "twisted"] = "stream"
+    """"stream": our own, fast; "twisted": Twisted's stock transports."""
 
 
 class TlsName(Table):
@@ -156,7 +156,7 @@ class Listener(Table):
     """C{[[listener]]}: one port."""
 
     protocol: str
-    """imap, pop3, submission or mx; lmtp and managesieve are not built in this version."""
+    """imap, pop3, managesieve, submission or mx; lmtp is not built in this version."""
     endpoint: str
     """A Twisted server endpoint string: C{tcp:143}, C{tcp:143:interface=\\:\\:1}, C{unix:/run/x.sock}, C{systemd:…}."""
     tls: TlsMode = "starttls"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.python import usage
@@ -15,7 +16,9 @@ from twisted.python import usage
 from mailgw.errors import MailgwError, SettingsError
 
 if TYPE_CHECKING:
-    from mailgw.gateway import Gateway
+    from mailgw.master import Master
+    from mailgw.settings import Settings
+    from mailgw.single import Single
 
 DEFAULT_CONFIG = "/etc/mailgw/mailgw.toml"
 
@@ -38,14 +41,13 @@ class Options(usage.Options):
         self["set"].append(assignment)
 
 
-def makeService(options: Options) -> Gateway:
+def makeService(options: Options) -> Single | Master:
     """Check the settings and build what C{twistd} starts.
 
     @raise SystemExit: with status 2 where there is no settings file, 1 where it has faults; both are told.
     """
     from twisted.internet import reactor as global_reactor
 
-    from mailgw import gateway
     from mailgw.config.file import load
 
     reactor: Any = global_reactor
@@ -55,8 +57,9 @@ def makeService(options: Options) -> Gateway:
         sys.stderr.write(f"mailgw: no settings file {path}; name one with --config or $MAILGW_CONFIG\n")
         raise SystemExit(2)
     overrides = tuple(options["set"])
+    lasting_path = os.path.abspath(path)  # twistd may change to another folder before a reload
     try:
-        service = gateway.build(load(path, overrides), reactor)
+        service = _program(load(path, overrides), reactor, lambda: load(lasting_path, overrides))
     except SettingsError as error:
         sys.stderr.write("".join(f"{fault}\n" for fault in error.faults))
         raise SystemExit(1) from None
@@ -64,10 +67,22 @@ def makeService(options: Options) -> Gateway:
         sys.stderr.write(f"mailgw: {error}\n")
         raise SystemExit(1) from None
 
-    lasting_path = os.path.abspath(path)  # twistd may change to another folder before a reload
-
     def reload(*_: Any) -> None:
-        reactor.callFromThread(service.reload, lambda: load(lasting_path, overrides))
+        reactor.callFromThread(service.renew)
 
     reactor.callWhenRunning(signal.signal, signal.SIGHUP, reload)
     return service
+
+
+def _program(settings: Settings, reactor: Any, load: Callable[[], Settings]) -> Single | Master:
+    """One process, or several.
+
+    @raise SettingsError: a file that the settings name is not usable.
+    """
+    if settings.gateway.workers:
+        from mailgw.master import Master
+
+        return Master(settings, reactor, load)
+    from mailgw.single import Single
+
+    return Single(settings, reactor, load)

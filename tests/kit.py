@@ -1,7 +1,8 @@
 """The whole gateway in memory: real bytes of a client come in, real bytes go to a backend, and no port is opened.
 
 Everything is the real one but the network (L{tests.network}) and the directory, which knows two users. The client and
-the backend are played by the test, with the words that L{Talk} has for each protocol.
+the backend are played by the test, with the words that L{Talk} has for each protocol. Whose transports there are says
+the network, not the settings.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mailgw import gateway
 from mailgw.config.file import load
 from mailgw.edge.selfsigned import write_pair
 from mailgw.errors import DirectoryDown, LoginRefused
-from mailgw.model import Identity, Login, RefusalKind
+from mailgw.model import Envelope, Identity, Login, RefusalKind
 from mailgw.settings import Settings, Table
 from tests.network import Far, NetworkTestCase
 
@@ -35,6 +36,7 @@ SETTINGS = """
 hostname = "gw.example"
 state = "state"
 drain = "10s"
+transport = "twisted"
 [tls]
 certificate = "localhost.crt"
 key = "localhost.key"
@@ -53,6 +55,10 @@ tls = "none"
 protocol = "pop3"
 endpoint = "tcp:1110"
 tls = "none"
+[[listener]]
+protocol = "managesieve"
+endpoint = "tcp:4190"
+tls = "none"
 [[directory]]
 kind = "tests.kit:People"
 [[route]]
@@ -68,6 +74,8 @@ ca = "localhost.crt"
 [pool.main.imap]
 tls = "%(tls)s"
 [pool.main.pop3]
+tls = "%(tls)s"
+[pool.main.managesieve]
 tls = "%(tls)s"
 """
 
@@ -94,7 +102,7 @@ class People:
             raise LoginRefused(RefusalKind.CREDENTIALS, "wrong password")
         return identity
 
-    async def lookup(self, address: str) -> Identity | None:
+    async def lookup(self, address: str, envelope: Envelope | None = None) -> Identity | None:
         if address == "down" or self.stopped:
             raise DirectoryDown("it is down")
         username = address if "@" in address else f"{address}@example.com"
@@ -133,6 +141,11 @@ class Talk:
     bad: bytes
     bye: bytes
 
+    def login_as(self, name: bytes, password: bytes) -> bytes:
+        """The client's login with another name and password, in clear or in base64."""
+        login = self.login.replace(_b64(b"", b"anna", PASSWORD), _b64(b"", name, password))
+        return login.replace(b"anna", name).replace(PASSWORD, password)
+
 
 IMAP = Talk(
     port=1143,
@@ -162,6 +175,20 @@ POP3 = Talk(
     bad=b"-ERR [AUTH] no\r\n",
     bye=b"-ERR too busy\r\n",
 )
+MANAGESIEVE = Talk(
+    port=4190,
+    login=b'AUTHENTICATE "PLAIN" "%b"\r\n' % _b64(b"", b"anna", PASSWORD),
+    welcome=b'OK "Logged in."\r\n',
+    refused=b'NO "Wrong user name or password"',
+    unavailable=b"NO (TRYLATER) ",
+    rest=b"LISTSCRIPTS\r\nNOOP\r\n",
+    greeting=b'"SASL" "PLAIN"\r\nOK "ready"\r\n',
+    prelude=(),
+    presented=b'AUTHENTICATE "PLAIN" "%b"\r\n' % _b64(b"", b"anna@example.com", PASSWORD),
+    good=b'OK "Logged in."\r\n',
+    bad=b'NO "no"\r\n',
+    bye=b'BYE "too busy"\r\n',
+)
 
 
 class KitTestCase(NetworkTestCase):
@@ -182,7 +209,7 @@ class KitTestCase(NetworkTestCase):
         self.as_backend = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.as_backend.load_cert_chain(self.folder / "localhost.crt", self.folder / "localhost.key")
         self.write()
-        self.gateway = gateway.build(self.load(), self.loop)
+        self.gateway = gateway.Gateway(self.load(), self.loop)
         self.run_gateway()
 
     def write(self, more: str = "", **changed: str) -> None:

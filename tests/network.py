@@ -61,7 +61,7 @@ class Far:
     @ivar near: the gateway's end.
     """
 
-    def __init__(self, loop: Loop, far: socket.socket, near: Near) -> None:
+    def __init__(self, loop: Loop, far: socket.socket, near: Any) -> None:
         self.near = near
         self.closed = False
         self._loop, self._socket = loop, far
@@ -296,20 +296,31 @@ class Loop(_DisconnectSelectableMixin, MemoryReactorClock):
             far.near.abortConnection()
             far.close()
 
-    def join(self, protocol: Any, near: type[Near], peer: str) -> Far:
-        """Connect a protocol of the gateway with a far end."""
+    def join(self, protocol: Any, near: type[Near], peer: str, factory: Any = None) -> Far:
+        """Connect a protocol of the gateway with a far end.
+
+        @param factory: what has built the protocol, where its transport may have to know.
+        """
         ours, theirs = socket.socketpair()
-        transport = near(ours, protocol, peer, self)
+        transport = self.transport(ours, protocol, near, peer)
         far = Far(self, theirs, transport)
         self._fars.append(far)
-        protocol.makeConnection(transport)
+        self.begin(transport, protocol, factory)
         self.turn()
         return far
+
+    def transport(self, ours: socket.socket, protocol: Any, near: type[Near], peer: str) -> Any:
+        """The gateway's end of a connection."""
+        return near(ours, protocol, peer, self)
+
+    def begin(self, transport: Any, protocol: Any, factory: Any) -> None:
+        """Give a protocol its transport."""
+        protocol.makeConnection(transport)
 
     def visit(self, number: int, peer: str = "198.51.100.7") -> Far:
         """Connect to a port that the gateway listens on."""
         (port,) = (port for port in self.ports if port.number == number)
-        return self.join(port.factory.buildProtocol(IPv4Address("TCP", peer, 40000)), Near, peer)
+        return self.join(port.factory.buildProtocol(IPv4Address("TCP", peer, 40000)), Near, peer, port.factory)
 
     def callFromThread(self, call: Any, *arguments: Any) -> None:
         """In the next turn."""
@@ -330,10 +341,15 @@ class Loop(_DisconnectSelectableMixin, MemoryReactorClock):
 
 
 class NetworkTestCase(SynchronousTestCase):
-    """Tests on a network of their own."""
+    """Tests on a network of their own.
+
+    @cvar network: the kind of network; whose transports there are depends on it.
+    """
+
+    network: type[Loop] = Loop
 
     def setUp(self) -> None:
-        self.loop = Loop()
+        self.loop = self.network()
         # startTLS takes no clock
         self.patch(tls, "_get_default_clock", lambda: self.loop)
         self.addCleanup(self.loop.close)

@@ -16,11 +16,18 @@ PACKAGES = {
     "/usr/lib/dovecot/imap": ("dovecot-imapd",),
     "/usr/lib/dovecot/pop3": ("dovecot-pop3d",),
     "/usr/lib/dovecot/lmtp": ("dovecot-lmtpd",),
+    "/usr/lib/dovecot/managesieve": ("dovecot-managesieved", "dovecot-sieve"),
     "doveadm": ("dovecot-core",),
     "exim4": ("exim4-daemon-heavy",),
+    "go": ("golang-go",),
+    "makegdbm": ("perdition",),
     "mbsync": ("isync",),
     "mutt": ("mutt",),
+    "nginx": ("nginx-light", "libnginx-mod-mail"),
+    "haproxy": ("haproxy",),
     "openssl": ("openssl",),
+    "perdition": ("perdition",),
+    "sieve-connect": ("sieve-connect",),
 }
 """Servers and clients, by name or path; servers stand in sbin, which is not on everybody's path."""
 

@@ -18,7 +18,7 @@ from mailgw import gateway
 from mailgw.edge.destination import ProxiedDestination
 from mailgw.edge.selfsigned import write_pair
 from mailgw.errors import SettingsError
-from mailgw.gateway import CERTIFICATE_POLL, RETIREMENT_POLL, Gateway
+from mailgw.gateway import RETIREMENT_POLL, Gateway, drop_privileges
 from mailgw.interfaces import IFrontend, IHouse
 from mailgw.local.serve import LocalDestination
 from mailgw.model import Identity
@@ -96,7 +96,7 @@ class BuildTests(GatewayCase):
 
     def test_nothing_before_the_start(self) -> None:
         """To build is not to listen, and asks nobody."""
-        other = gateway.build(self.load(), self.loop)
+        other = gateway.Gateway(self.load(), self.loop)
         self.assertEqual(len(self.loop.ports), 4)
         self.assertFalse(other.running)
 
@@ -125,7 +125,7 @@ class BuildTests(GatewayCase):
         for name in ("localhost.key", "localhost.crt"):
             text = (self.folder / name).read_text()
             (self.folder / name).write_text("no PEM")
-            error = self.assertRaises(SettingsError, gateway.build, self.load(), self.loop)
+            error = self.assertRaises(SettingsError, gateway.Gateway, self.load(), self.loop)
             self.assertIn(name, error.faults[0])
             (self.folder / name).write_text(text)
 
@@ -137,7 +137,7 @@ class StartTests(GatewayCase):
         """Ports and the state folder come first, while we may still be root; directories begin after that."""
         self.stop(self.gateway)
         self.assertEqual(self.ports(), [])
-        other = gateway.build(self.load(), self.loop)
+        other = gateway.Gateway(self.load(), self.loop)
         other.privilegedStartService()
         self.assertEqual(self.ports(), [143, 993, 1110, 1143])
         self.assertTrue((self.folder / "state").is_dir())
@@ -156,7 +156,7 @@ class StartTests(GatewayCase):
 
     def test_port_taken(self) -> None:
         """A port that cannot be bound ends the start with status 1 and a word about it."""
-        error = self.assertRaises(SystemExit, gateway.build(self.load(), self.loop).privilegedStartService)
+        error = self.assertRaises(SystemExit, gateway.Gateway(self.load(), self.loop).privilegedStartService)
         self.assertIn("mailgw: cannot listen: imap on tcp:143: another program", str(error))
         self.assertIn("cannot listen", self.logged[-1])
 
@@ -165,7 +165,7 @@ class StartTests(GatewayCase):
         (self.folder / "file").write_text("")
         path = self.folder / "mailgw.toml"
         path.write_text(path.read_text().replace('state = "state"', 'state = "file/state"'))
-        error = self.assertRaises(SystemExit, gateway.build(self.load(), self.loop).privilegedStartService)
+        error = self.assertRaises(SystemExit, gateway.Gateway(self.load(), self.loop).privilegedStartService)
         self.assertIn("file/state", str(error))
 
 
@@ -176,7 +176,7 @@ class PrivilegeTests(GatewayCase):
         """Start as root, or as somebody else; tell what was asked of the system."""
         path = self.folder / "mailgw.toml"
         path.write_text(path.read_text().replace("[gateway]", f'[gateway]\nuser = "{user}"'))
-        other = gateway.build(self.load(), self.loop)
+        other = gateway.Gateway(self.load(), self.loop)
         calls: list[tuple[Any, ...]] = []
         fakes = {name: self.recorder(name, calls) for name in ("chown", "initgroups", "setgid", "setuid")}
         entry = pwd.struct_passwd((user, "x", 1234, 5678, "", "/", "/bin/false"))
@@ -185,7 +185,7 @@ class PrivilegeTests(GatewayCase):
             patch.multiple(os, geteuid=lambda: euid, **fakes),
             patch.object(pwd, "getpwnam", side_effect=unknown if not known else None, return_value=entry),
         ):
-            other._drop_privileges()
+            drop_privileges(other.house.settings)
         return calls
 
     @staticmethod
@@ -288,9 +288,9 @@ class ReloadTests(GatewayCase):
         self.assertRaises(ssl.SSLError, self.loop.visit(993).secure, self.as_client)
 
     def test_certificate_without_a_reload(self) -> None:
-        """Files that change are noticed by themselves."""
+        """Files that have changed are used without new settings."""
         self.new_certificate()
-        self.loop.wait(CERTIFICATE_POLL)
+        self.gateway.renew_certificates()
         self.assertCertificate()
 
     def test_listener_added(self) -> None:

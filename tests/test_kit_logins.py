@@ -7,7 +7,7 @@ import types
 from typing import Any
 
 from mailgw.edge.session import LINGER, Session
-from tests.kit import IMAP, PASSWORD, POP3, KitTestCase, Talk
+from tests.kit import IMAP, MANAGESIEVE, PASSWORD, POP3, KitTestCase, Talk
 from tests.network import Far
 
 
@@ -82,6 +82,7 @@ class LoginsMixin:
         self.assertEqual(self.gateway._lasting.accountant.count("anna@example.com"), 1)
         backend.close()
         self.assertTrue(client.gone)
+        client.close()  # where the transport tells half-closes, the relay waits for the client's own end
         self.assertEqual(self.gateway._lasting.accountant.count("anna@example.com"), 0)
         self.assertEqual(self.gateway.house.sessions, set())
         self.assertEqual(self.gateway.house.pools["main"]._live, {"10.0.0.1": 0})
@@ -113,7 +114,7 @@ class LoginsMixin:
     def test_wrong_password(self: Any) -> None:
         """A password that the directory refuses never reaches a backend; the answer takes its time."""
         client = self.visit(self.talk.port)
-        client.send(self.talk.login.replace(PASSWORD, b"wrong"))
+        client.send(self.talk.login_as(b"anna", b"wrong"))
         self.loop.wait(1.9)
         self.assertNotIn(self.talk.refused, client.read())
         self.loop.wait(0.2)
@@ -123,7 +124,7 @@ class LoginsMixin:
     def test_directory_down(self: Any) -> None:
         """A directory that cannot tell is temporary trouble, at once."""
         client = self.visit(self.talk.port)
-        client.send(self.talk.login.replace(b"anna", b"down"))
+        client.send(self.talk.login_as(b"down", PASSWORD))
         self.assertIn(self.talk.unavailable, client.read())
 
     def test_backend_refuses(self: Any) -> None:
@@ -224,7 +225,7 @@ class LoginsMixin:
         secrets = (PASSWORD, self.talk.presented.split()[-1])
         gc.collect()
         held = [one for one in reachable(session) if isinstance(one, bytes | bytearray | str)]
-        self.assertGreater(len(held), 100)
+        self.assertGreater(len(held), 50)
         for one in held:
             text = one.encode() if isinstance(one, str) else bytes(one)
             self.assertFalse(any(secret in text for secret in secrets), one)
@@ -248,6 +249,12 @@ class Pop3Tests(LoginsMixin, LoginsCase):
     """POP3 to POP3."""
 
     talk = POP3
+
+
+class ManageSieveTests(LoginsMixin, LoginsCase):
+    """ManageSieve to ManageSieve."""
+
+    talk = MANAGESIEVE
 
 
 class MasterTests(LoginsCase):

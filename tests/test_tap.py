@@ -98,7 +98,7 @@ class CommandLineTests(TapCase):
         self.assertGreaterEqual(len(lines), 3)
         for line in lines:
             self.assertRegex(line, rf"^{self.path}:\d+: ")
-        for word in ("nonsense", "listener.5.protocol", "143000"):
+        for word in ("nonsense", "listener.6.protocol", "143000"):
             self.assertIn(word, self.stderr.getvalue())
 
     def test_unusable_file(self) -> None:

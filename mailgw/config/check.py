@@ -124,6 +124,13 @@ def _risks(settings: Settings) -> Iterator[Remark]:
             if uri.lower().startswith("ldap://") and not _at_home(_host(uri)):
                 words = f"{uri} without starttls: passwords cross the network in clear"
                 yield Remark(("directory", index, "uri"), words, grave=False)
+    for group, plugs in (("directory", settings.directory), ("route", settings.route)):
+        for index, plug in enumerate(plugs):
+            uris = getattr(plug.options, "uri", ()) if plug.kind == "http" else ()
+            for uri in uris:
+                if uri.lower().startswith("http://") and not _at_home(_host(uri)):
+                    words = f"{uri.partition('?')[0]}: passwords cross the network in clear; use https"
+                    yield Remark((group, index, "uri"), words, grave=False)
 
 
 def _open_listener(index: int, listener: Listener) -> Iterator[Remark]:

@@ -117,6 +117,8 @@ def _kind(annotation: Any, path: bool = False) -> str:
     if origin is tuple:
         element = _kind(parts[0], path)
         return "list of " + {"table": "tables", "file": "files"}.get(element, f"{element}s")
+    if origin is dict and not any(models_in(annotation)):
+        return f"table of {_kind(parts[1])}s"
     if any(models_in(annotation)):
         return "table"
     names = {str: "file" if path else "string", int: "number", float: "number", bool: "true or false"}

@@ -43,6 +43,10 @@ def _elements(tables: Tables, name: str) -> Iterator[tuple[int, Tables]]:
             yield index, one
 
 
+def _dicts(tables: Tables) -> Iterator[Tables]:
+    return (one for one in tables.values() if isinstance(one, dict))
+
+
 def _text(table: Tables, key: str, default: str = "") -> str:
     found = table.get(key, default)
     return found if isinstance(found, str) else ""
@@ -55,11 +59,6 @@ def _texts(table: Tables, key: str) -> list[Any]:
 
 def _gateway(tables: Tables) -> Iterator[Fault]:
     gateway = _table(tables, "gateway")
-    workers = gateway.get("workers", 0)
-    if workers == "auto" or (isinstance(workers, int) and workers != 0 and workers is not True):
-        yield ("gateway", "workers"), "worker processes are not built in this version; write 0 or leave it out"
-    if gateway.get("transport") == "stream":
-        yield ("gateway", "transport"), 'is not built in this version; write "twisted" or leave it out'
     if (name := gateway.get("hostname")) is not None and isinstance(name, str) and not _HOST.fullmatch(name):
         yield ("gateway", "hostname"), 'must be a host name, such as "mail.example.com"'
 
@@ -104,6 +103,9 @@ def _listeners(tables: Tables) -> Iterator[Fault]:
             yield (*path, "protocol"), f"{protocol!r} is not built in this version"
         elif isinstance(listener.get("protocol"), str) and protocol not in known and ":" not in protocol:
             yield (*path, "protocol"), "no such protocol" + suggest(protocol, known)
+        if protocol == "managesieve" and not any("managesieve" in pool for pool in _dicts(_table(tables, "pool"))):
+            words = "no pool has it: add a [pool.NAME.managesieve] table; the local store keeps no scripts"
+            yield (*path, "protocol"), words
         if isinstance(endpoint := listener.get("endpoint"), str):
             try:
                 address_of(endpoint)
@@ -146,14 +148,14 @@ def _pools(tables: Tables) -> Iterator[Fault]:
             for inner, words in (*_pool_login(pool), *_pool_members(pool)):
                 yield ("pool", name, *inner), words
             if not {"imap", "pop3", "smtp", "managesieve"} & set(pool):
-                yield ("pool", name), f"serves no protocol; add [pool.{name}.imap], .pop3 or .smtp"
+                yield ("pool", name), f"serves no protocol; add [pool.{name}.imap], .pop3, .managesieve or .smtp"
 
 
 def _pool_login(pool: Tables) -> Iterator[Fault]:
     login = _text(pool, "login")
     if pool.get("health", "0s") not in ("0s", 0):
         yield ("health",), "health checks are not built in this version"
-    for protocol in ("imap", "pop3") if login in ("none", "xclient") else ():
+    for protocol in ("imap", "pop3", "managesieve") if login in ("none", "xclient") else ():
         if protocol in pool:
             yield (protocol,), f'is of no use: with login = "{login}" nobody is logged in there; it goes with smtp only'
     for key in ("master_user", "master_password"):

@@ -366,6 +366,7 @@ class SmtpSession(Session):
         """One line for each message that came to its end."""
         envelope = self._envelope
         if envelope is not None:
+            self._count("messages.accepted" if reply.code // 100 == 2 else "messages.refused")
             self.log.info(
                 "{session} message from <{sender}> to {recipients}: {size} octets, {code} {text!r}",
                 session=self.session_id,

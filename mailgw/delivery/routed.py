@@ -22,7 +22,8 @@ from mailgw.edge.access import access_to
 from mailgw.edge.dialer import Dialer
 from mailgw.errors import BackendFailed, DirectoryDown, LoginRefused
 from mailgw.interfaces import IChunkedMessage, IDirectory, IMailStore, IPool, IRouter, ISession
-from mailgw.model import Access, Forward, Identity, Route
+from mailgw.model import Access, Envelope, Forward, Identity, Route
+from mailgw.model import Origin as OriginOfSession
 from mailgw.settings import Settings
 from mailgw.wire.replies import TROUBLE
 
@@ -60,6 +61,7 @@ class RoutedDelivery:
         self._identity, self._session, self._desk = identity, session, desk
         # The user's own password is needed for as long as mail may be sent with it, which is the session.
         self._login = session.login if identity is not None else None
+        self._way_out: Route | None = None
         self._helo = ""
         self._connector = Connector(desk.dialer, self._forward, desk.hostname)
         self._origin = Origin("")
@@ -70,6 +72,11 @@ class RoutedDelivery:
     def _forward(self) -> Forward:
         session = self._session
         return Forward(session.session_id, session.peer, session.secure, login=self.username, helo=self._helo)
+
+    def _envelope(self) -> Envelope:
+        session = self._session
+        origin = OriginOfSession(session.session_id, session.protocol, session.peer, session.secure)
+        return Envelope(origin, self._helo, self._origin.text)
 
     def reset(self) -> None:
         destination, self._destination = self._destination, ""
@@ -139,7 +146,7 @@ class RoutedDelivery:
         """
         address: str = user.dest.text
         if self._desk.policy.is_ours(address):
-            owner = await self._desk.directory.lookup(self._desk.policy.lookup_name(address))
+            owner = await self._desk.directory.lookup(self._desk.policy.lookup_name(address), self._envelope())
             if owner is None:
                 raise RecipientRefused(user.dest, NO_SUCH_USER)
             return owner, await self._desk.router.route(owner, "smtp")
@@ -153,13 +160,24 @@ class RoutedDelivery:
     async def _go(self, user: Any, address: str, owner: Identity, route: Route) -> Callable[[], IChunkedMessage]:
         if route.local:
             return self._local(user, owner)
-        onward = self._onward(user, self._desk.pools[route.pool], owner, route)
+        onward = self._onward(user, self._desk.pools[route.pool], owner, route, await self._sender(owner, route))
         if onward.candidates[0].speak == "lmtp" and self._desk.policy.is_ours(address):
             address = owner.username  # LMTP is the last hop: behind it nobody knows aliases any more
         reply = await onward.recipient(address)
         if not reply.good:
             raise RecipientRefused(user.dest, reply)
         return onward.message
+
+    async def _sender(self, owner: Identity, route: Route) -> Route:
+        """The sender's own route: it may say with which name and password the sender logs in on backends."""
+        if self._identity is None or owner is self._identity:
+            return route
+        if self._way_out is None:
+            try:
+                self._way_out = await self._desk.router.route(self._identity, "smtp")
+            except LoginRefused:  # nowhere: then with the name and the password of the login
+                self._way_out = Route("")
+        return self._way_out
 
     # --- one destination ---------------------------------------------------------------------------------------------
 
@@ -181,19 +199,19 @@ class RoutedDelivery:
             self._boxes[owner.username] = self._desk.store.inbox(owner, self._origin.text)
         return self._boxes[owner.username]
 
-    def _onward(self, user: Any, pool: IPool, owner: Identity, route: Route) -> Onward:
+    def _onward(self, user: Any, pool: IPool, owner: Identity, route: Route, sender: Route) -> Onward:
         candidates = pool.candidates(owner.username, "smtp", route)
         chosen = self._destination
         if isinstance(chosen, Onward) and not chosen.accepted and not chosen.serves(candidates):
             self.reset()  # nobody there wanted this mail: it may go elsewhere
         if not self._destination:
-            access, xclient = self._access(pool, candidates[0].speak)
+            access, xclient = self._access(pool, candidates[0].speak, sender)
             self._destination = Onward(self._connector, pool, candidates, access, self._origin, xclient=xclient)
         if isinstance(self._destination, str) or not self._destination.serves(candidates):
             raise RecipientRefused(user.dest, ANOTHER_DESTINATION)
         return self._destination
 
-    def _access(self, pool: IPool, speak: str) -> tuple[Access | None, bool]:
+    def _access(self, pool: IPool, speak: str, sender: Route) -> tuple[Access | None, bool]:
         """How to log in on the pool's SMTP, and whether by XCLIENT. MX never does, and LMTP knows no login.
 
         @raise BackendFailed: the pool wants a password that nobody has.
@@ -205,4 +223,4 @@ class RoutedDelivery:
             return Access(smtp.service_user, smtp.service_password.get_secret_value()), False
         if speak == "lmtp":
             return None, False
-        return access_to(pool.options, self.username, self._login), pool.options.login == "xclient"
+        return access_to(pool.options, self.username, self._login, sender), pool.options.login == "xclient"

@@ -1,22 +1,23 @@
 """A short memory of good passwords over one directory.
 
 It remembers successes only, never a refusal or trouble, and never answers for a password that the directory has not
-seen: a different one always asks. Look-ups pass through. It holds no password: keys are HMACs under a random key.
+seen: a different one always asks. Look-ups pass through. It holds no password: keys are hashes under a random key.
 """
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailgw.directory.sharing import SharedCalls
 from mailgw.interfaces import IDirectory
-from mailgw.model import Identity, Login
+from mailgw.model import Envelope, Identity, Login
 
 MAX_ENTRIES = 10_000
 
@@ -35,21 +36,34 @@ class _Entry:
     expires: float
 
 
+def _alike(login: Login) -> str:
+    return ""
+
+
 @implementer(IDirectory)
 class CachedDirectory:
     """A directory that asks another one."""
 
-    def __init__(self, directory: IDirectory, clock: IReactorTime, seconds: float, size: int = MAX_ENTRIES) -> None:
+    def __init__(
+        self,
+        directory: IDirectory,
+        clock: IReactorTime,
+        seconds: float,
+        size: int = MAX_ENTRIES,
+        vary: Callable[[Login], str] = _alike,
+    ) -> None:
         """Put a cache over a directory.
 
         @param seconds: how long a good login is remembered; 0 turns the cache off.
         @param size: entries; the one not used for longest goes first.
+        @param vary: what else than name and password the directory's answer depends on, such as the protocol.
         """
         self.name: str = directory.name
         self._directory = directory
         self._clock = clock
         self._seconds = seconds
         self._size = size
+        self._vary = vary
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._keys: dict[str, set[bytes]] = {}
         self._calls: SharedCalls[Identity | None] = SharedCalls()
@@ -59,15 +73,15 @@ class CachedDirectory:
     async def authenticate(self, login: Login) -> Identity | None:
         if self._seconds <= 0:
             return await self._directory.authenticate(login)
-        key = self._digest(login.username, login.password, login.mechanism, login.authzid)
+        key = self._digest(login.username, login.password, login.mechanism, login.authzid, self._vary(login))
         entry = self._entries.get(key)
         if entry is not None and entry.expires > self._clock.seconds():
             self._entries.move_to_end(key)
             return entry.identity
         return await self._calls.ask(key, lambda: self._ask(key, login))
 
-    async def lookup(self, address: str) -> Identity | None:
-        return await self._directory.lookup(address)
+    async def lookup(self, address: str, envelope: Envelope | None = None) -> Identity | None:
+        return await self._directory.lookup(address, envelope)
 
     def start(self) -> None:
         self._directory.start()
@@ -117,9 +131,9 @@ class CachedDirectory:
             del self._keys[name]
 
     def _digest(self, *fields: str | bytes) -> bytes:
-        """HMAC over the fields, each with its length: no two lists of fields look the same."""
-        digest = hmac.new(self._key, digestmod="sha256")
+        """A keyed hash of the fields, each with its length: no two lists of fields look the same."""
+        digest = blake2b(key=self._key, digest_size=32)
         for field in (self.name, *fields):
             octets = field if isinstance(field, bytes) else field.encode("utf-8", "surrogatepass")
-            digest.update(len(octets).to_bytes(4, "big") + octets)
+            digest.update(b"%d:%b" % (len(octets), octets))
         return digest.digest()

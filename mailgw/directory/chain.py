@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from zope.interface import implementer
 
 from mailgw.interfaces import IDirectory
-from mailgw.model import Identity, Login
+from mailgw.model import Envelope, Identity, Login
 
 
 @implementer(IDirectory)
@@ -30,9 +30,9 @@ class Chain:
                 return identity
         return None
 
-    async def lookup(self, address: str) -> Identity | None:
+    async def lookup(self, address: str, envelope: Envelope | None = None) -> Identity | None:
         for directory in self.directories:
-            identity = await directory.lookup(address)
+            identity = await directory.lookup(address, envelope)
             if identity is not None:
                 return identity
         return None

@@ -43,7 +43,7 @@ from mailgw.directory.sharing import SharedCalls
 from mailgw.directory.threads import Crew
 from mailgw.errors import DirectoryDown, LoginRefused, MailgwError, SettingsError
 from mailgw.interfaces import IDirectory, IHouse
-from mailgw.model import Identity, Login, RefusalKind
+from mailgw.model import Envelope, Identity, Login, RefusalKind
 from mailgw.settings import Duration, FilePath, Secret, Strings, Table
 
 P = ParamSpec("P")
@@ -203,7 +203,7 @@ class LdapDirectory:
             await deferLater(self._clock, pause)
         return identity
 
-    async def lookup(self, address: str) -> Identity | None:
+    async def lookup(self, address: str, envelope: Envelope | None = None) -> Identity | None:
         if not well_formed(address):
             return None
         try:

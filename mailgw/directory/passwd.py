@@ -22,7 +22,7 @@ from mailgw.directory.passwdfile import FaultyFile, Line, PasswdFile, read_lines
 from mailgw.directory.threads import Crew
 from mailgw.errors import DirectoryDown, LoginRefused
 from mailgw.interfaces import IDirectory, IHouse
-from mailgw.model import Identity, Login, RefusalKind
+from mailgw.model import Envelope, Identity, Login, RefusalKind
 from mailgw.settings import Duration, FilePath, Table
 
 __all__ = ["FaultyFile", "PasswdDirectory", "PasswdFile", "PasswdOptions"]
@@ -140,7 +140,7 @@ class PasswdDirectory:
             raise LoginRefused(RefusalKind.DISABLED, "nologin is set")
         return self._identity(users, line)
 
-    async def lookup(self, address: str) -> Identity | None:
+    async def lookup(self, address: str, envelope: Envelope | None = None) -> Identity | None:
         users = self._current()
         line = users.find(address)
         return self._identity(users, line) if line else None

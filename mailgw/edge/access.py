@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from mailgw.errors import BackendFailed
-from mailgw.model import Access, Failure, Login
+from mailgw.model import Access, Failure, Login, Route
 from mailgw.settings import Pool
 
 
-def access_to(pool: Pool, username: str, login: Login | None) -> Access | None:
+def access_to(pool: Pool, username: str, login: Login | None, route: Route) -> Access | None:
     """The account to log in with, or C{None} for a pool where nobody does.
 
     @param username: the canonical name.
     @param login: what the client presented; needed for C{login = "own"} only.
+    @param route: may name another user, and for C{login = "own"} another password.
     @raise BackendFailed: the pool wants a password that nobody has.
     """
+    username = username if route.username is None else route.username
     match pool.login:
+        case "own" if route.password is not None:
+            return Access(username, route.password)
         case "own" if login is not None:
             return Access(username, login.password)
         case "master":

@@ -6,6 +6,8 @@ and only a shared pool has a next one.
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -34,7 +36,7 @@ class ProxiedDestination:
 
     async def open(self, session: ISession) -> Arrival:
         self._dialer.refuse_own(session.peer)
-        access = access_to(self._pool.options, self.username, session.login)
+        access = access_to(self._pool.options, self.username, session.login, self._route)
         if access is None:
             reason = f"pool {self._pool.name} has login = {self._pool.options.login}: no {self._protocol.name} there"
             raise BackendFailed(Failure.PROTOCOL, reason)
@@ -42,7 +44,8 @@ class ProxiedDestination:
         try:
             connection, ready = await self._first_that_connects(session, access, forward)
         except BackendFailed as error:
-            if error.kind is Failure.REJECTED and self._pool.options.login == "own":
+            own = self._pool.options.login == "own" and self._route.password is None
+            if error.kind is Failure.REJECTED and own:
                 raise LoginRefused(RefusalKind.CREDENTIALS, error.reason) from None
             raise
         self._pool.opened(connection.backend)
@@ -51,7 +54,7 @@ class ProxiedDestination:
             ready.rest,
             self._sweeper,
             self._dialer.limits.idle,
-            lambda: self._pool.closed(connection.backend),
+            partial(self._pool.closed, connection.backend),  # not ourselves: a session may last for days
         )
         return Arrival(relay.client, ready.text)
 

@@ -5,14 +5,14 @@ It knows addresses, TLS and deadlines; which backend to dial is the destination'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
 
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
@@ -23,12 +23,15 @@ from zope.interface import implementer
 
 from mailgw.edge.streamport import StreamEndpoint, StreamReactor
 from mailgw.edge.tls import PoolTls
+from mailgw.edge.waits import Waits
 from mailgw.errors import BackendFailed
 from mailgw.interfaces import IClientDialogue
 from mailgw.model import Backend, Peer
 from mailgw.model import Failure as FailureKind
 from mailgw.settings import Limits
 from mailgw.wire.events import Close, Event, Ready, Refused, Send, StartTLS
+
+T = TypeVar("T")
 
 ATTEMPT_DELAY = 0.05
 """Seconds between the attempts at a name's addresses: backends are near, and one family is often not served."""
@@ -54,7 +57,7 @@ class BackendConnection(Protocol):
         self._dialogue: Any = dialogue
         self._tls = tls
         self._stage: Any = None
-        self._held: list[bytes] = []
+        self._held: Sequence[bytes] = ()
         self._speaking = backend.tls != "implicit"
         self.react: Callable[[Event], None] = self._ignore
         self.lost: Callable[[BackendFailed], None] = self._ignore
@@ -63,6 +66,7 @@ class BackendConnection(Protocol):
         """Nobody is interested (any more)."""
 
     def connectionMade(self) -> None:
+        self.factory = None  # it has done its work, and would stay as long as the session
         here = self.transport.getHost()
         self._end = (getattr(here, "host", ""), getattr(here, "port", 0))
         self._ends.add(self._end)
@@ -82,7 +86,7 @@ class BackendConnection(Protocol):
         elif self._dialogue is not None:
             self.carry(self._dialogue.feed(data))
         else:
-            self._held.append(data)
+            self._held = (*self._held, data)
 
     def carry(self, events: list[Event]) -> None:
         """Carry out what the dialogue wants."""
@@ -107,7 +111,7 @@ class BackendConnection(Protocol):
     def take_over(self, stage: IProtocol) -> None:
         """From now on C{stage} gets what the backend sends, starting with what was kept."""
         self._stage = stage
-        held, self._held = self._held, []
+        held, self._held = self._held, ()
         for data in held:
             self._stage.dataReceived(data)
 
@@ -139,7 +143,8 @@ class BackendConnection(Protocol):
             self._stage.connectionLost(reason)
         lost, self.lost, self.react = self.lost, self._ignore, self._ignore
         self._dialogue = None
-        lost(_failure_of(self.backend, reason))
+        if lost != self._ignore:
+            lost(_failure_of(self.backend, reason))
 
 
 def _failure_of(backend: Backend, reason: Failure) -> BackendFailed:
@@ -164,12 +169,51 @@ class _Quiet(Factory):
     noisy = False
 
 
+@lru_cache(1000)
+def _version(host: str) -> int:
+    """Of the Internet Protocol that C{host} is an address of; 0 for a name."""
+    return 4 if isIPAddress(host) else 6 if isIPv6Address(host) else 0
+
+
+def _at_leisure(deferred: Deferred[T]) -> Deferred[T]:
+    """Wait for as long as it takes."""
+    return deferred
+
+
+class _Patience:
+    """Waits for one thing after the other, for so long and no longer.
+
+    @ivar over: it was too long, and what was waited for is cancelled.
+    """
+
+    def __init__(self, waits: Waits) -> None:
+        self.over = False
+        self._awaited: Deferred[Any] | None = None
+        self._waits = waits
+        self._wait = waits.begin(self._expire)
+
+    def wait(self, deferred: Deferred[T]) -> Deferred[T]:
+        """Say what is awaited now."""
+        self._awaited = deferred
+        return deferred
+
+    def _expire(self) -> None:
+        self.over = True
+        if self._awaited is not None:
+            self._awaited.cancel()
+
+    def end(self) -> None:
+        """There is nothing more to wait for."""
+        self._waits.end(self._wait)
+
+
 class Dialer:
     """Opens connections to backends."""
 
     def __init__(self, reactor: Any, tls: Mapping[str, PoolTls], limits: Limits) -> None:
         """@param tls: the client side of TLS for each pool, by its name."""
         self.reactor, self._tls, self.limits = reactor, tls, limits
+        self._logins = Waits(reactor, limits.backend_login)
         self._ends: set[tuple[str, int]] = set()
 
     def refuse_own(self, peer: Peer) -> None:
@@ -181,42 +225,47 @@ class Dialer:
         if (peer.host.removeprefix("::ffff:"), peer.port) in self._ends:
             raise BackendFailed(FailureKind.PROTOCOL, "a loop: the backend of this connection is the gateway itself")
 
-    async def connect(self, backend: Backend, dialogue: IClientDialogue) -> BackendConnection:
+    async def connect(
+        self, backend: Backend, dialogue: IClientDialogue, wait: Callable[[Deferred[Any]], Deferred[Any]] = _at_leisure
+    ) -> BackendConnection:
         """Open a connection; the dialogue's first events come as the backend speaks.
 
         Set C{react} and C{lost} before the next turn of the reactor.
 
+        @param wait: is told what is awaited, and may cancel it.
         @raise BackendFailed: C{CONNECT} or C{TIMEOUT}.
         """
         try:
             connection = BackendConnection(backend, dialogue, self._tls[backend.pool].creator(backend.host), self._ends)
-            await self._reach(backend, connection)
+            factory = _Quiet.forProtocol(lambda: connection)
+            if _version(backend.host) and isinstance(self.reactor, StreamReactor):
+                endpoint = StreamEndpoint(self.reactor, backend.host, backend.port, self.limits.connect)
+                await wait(endpoint.connect(factory))
+            else:
+                await self._reach(self._endpoint(backend).connect(factory), wait)
         except ConnectTimeout:
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: no answer within {self.limits.connect:g} s") from None
         except (ConnectError, DNSLookupError, OSError, ValueError) as error:  # ValueError: what is no name in the DNS
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: {error}") from None
         return connection
 
-    async def _reach(self, backend: Backend, connection: BackendConnection) -> None:
-        """Connect. Endpoints answer a cancellation with errors of their own; whoever cancels gets C{CancelledError}."""
+    async def _reach(self, attempt: Deferred[Any], wait: Callable[[Deferred[Any]], Deferred[Any]]) -> None:
+        """Twisted's endpoints answer a cancellation with errors of their own; who cancels gets C{CancelledError}."""
         answer: Deferred[object] = Deferred()
-        attempt = self._endpoint(backend).connect(_Quiet.forProtocol(lambda: connection))
         attempt.addBoth(lambda result: None if answer.called else answer.callback(result))
         try:
-            await answer
+            await wait(answer)
         except CancelledError:
             attempt.cancel()
             raise
 
     def _endpoint(self, backend: Backend) -> Any:
         timeout = self.limits.connect
-        address = isIPAddress(backend.host) or isIPv6Address(backend.host)
-        if address and isinstance(self.reactor, StreamReactor):
-            return StreamEndpoint(self.reactor, backend.host, backend.port, timeout)
-        if isIPAddress(backend.host):
-            return TCP4ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
-        if isIPv6Address(backend.host):
-            return TCP6ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
+        match _version(backend.host):
+            case 4:
+                return TCP4ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
+            case 6:
+                return TCP6ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
         return HostnameEndpoint(self.reactor, backend.host, backend.port, timeout, attemptDelay=ATTEMPT_DELAY)
 
     async def login(self, backend: Backend, dialogue: IClientDialogue) -> tuple[BackendConnection, Ready]:
@@ -225,29 +274,34 @@ class Dialer:
         @return: a connection for somebody to take over, and what the backend said.
         @raise BackendFailed: any kind; C{REJECTED} means that the backend refused the credentials.
         """
-        done: Deferred[tuple[BackendConnection, Ready]] = Deferred.fromCoroutine(self._login(backend, dialogue))
-        done.addTimeout(self.limits.backend_login, self.reactor)
+        patience = _Patience(self._logins)
         try:
-            return await done
-        except DeferredTimeout:
+            connection = await self.connect(backend, dialogue, patience.wait)
+            return connection, await patience.wait(_outcome(connection))
+        except CancelledError:
+            if not patience.over:
+                raise
             raise BackendFailed(
                 FailureKind.TIMEOUT, f"{backend}: not logged in within {self.limits.backend_login:g} s"
             ) from None
+        finally:
+            patience.end()
 
-    async def _login(self, backend: Backend, dialogue: IClientDialogue) -> tuple[BackendConnection, Ready]:
-        connection = await self.connect(backend, dialogue)
-        outcome: Deferred[Ready] = Deferred(lambda _: connection.close())
 
-        def react(event: Event) -> None:
-            match event:
-                case Ready():
-                    connection.rest()
-                    outcome.callback(event)
-                case Refused(kind, text):
-                    connection.close()
-                    outcome.errback(BackendFailed(kind, f"{backend}: {text}"))
-                case _:
-                    raise NotImplementedError(f"{type(event).__name__} from a login dialogue")
+def _outcome(connection: BackendConnection) -> Deferred[Ready]:
+    """What comes of a dialogue that logs in: fires with its L{Ready}, or fails with L{BackendFailed}."""
+    outcome: Deferred[Ready] = Deferred(lambda _: connection.close())
 
-        connection.react, connection.lost = react, outcome.errback
-        return connection, await outcome
+    def react(event: Event) -> None:
+        match event:
+            case Ready():
+                connection.rest()
+                outcome.callback(event)
+            case Refused(kind, text):
+                connection.close()
+                outcome.errback(BackendFailed(kind, f"{connection.backend}: {text}"))
+            case _:
+                raise NotImplementedError(f"{type(event).__name__} from a login dialogue")
+
+    connection.react, connection.lost = react, outcome.errback
+    return outcome

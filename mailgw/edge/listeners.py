@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
@@ -32,6 +34,10 @@ BACKLOG = 1024
 """Connections that may wait to be accepted. With Twisted's 50 a burst of clients loses its SYNs, and waits seconds."""
 _SAYS_NO_BACKLOG = re.compile(r"tcp6?:\d+(?::interface=(?:\\.|[^:\\])*)?")
 _NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+Listen = Callable[[str, IProtocolFactory], Deferred[IListeningPort]]
+"""Gets an endpoint and what answers there, and opens the port."""
 
 
 class LoginFactory(Factory):
@@ -66,9 +72,20 @@ class ListeningService(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, listener: Listener, factory: IProtocolFactory, tls: ServerTls | None) -> None:
-        """@param tls: what the listener speaks TLS with; needed unless C{listener.tls} is "none"."""
+    def __init__(
+        self,
+        reactor: Any,
+        listener: Listener,
+        factory: IProtocolFactory,
+        tls: ServerTls | None,
+        listen: Listen | None = None,
+    ) -> None:
+        """
+        @param tls: what the listener speaks TLS with; needed unless C{listener.tls} is "none".
+        @param listen: what opens the port; left out, it is bound here.
+        """
         self._reactor = reactor
+        self._listen: Listen = listen or partial(self.bind, reactor)
         self.port: Any = None
         self.renew(listener, factory, tls)
         self._failure: Failure | None = None
@@ -81,8 +98,7 @@ class ListeningService(Service):
         super().privilegedStartService()
         if self.port is not None:
             return
-        endpoint = serverFromString(self._reactor, _roomy(self._listener.endpoint))
-        endpoint.listen(self._factory).addCallbacks(self._bound, self._not_bound)
+        self._listen(self._listener.endpoint, self._factory).addCallbacks(self._bound, self._not_bound)
         failure, self._failure = self._failure, None
         if failure is not None:
             raise MailgwError(f"cannot listen: {self.title}: {_words(failure.value)}") from failure.value
@@ -112,6 +128,12 @@ class ListeningService(Service):
         secured = TLSMemoryBIOFactory(tls, False, factory, self._reactor)
         secured.noisy = False
         return secured
+
+    @staticmethod
+    def bind(reactor: Any, endpoint: str, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Open a port as an endpoint string says."""
+        port: Deferred[IListeningPort] = serverFromString(reactor, _roomy(endpoint)).listen(factory)
+        return port
 
     def _bound(self, port: IListeningPort) -> None:
         self.port = port

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.internet import TimerService
-from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime, ITransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IReactorTime, ITransport
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgw.edge.dialer import BackendConnection
+from mailgw.edge.stream import Stream
 
 SWEEP = 5.0
 """Seconds between two looks at all relays."""
@@ -24,25 +25,38 @@ FLUSH = 30.0
 """Seconds that a side may take to read what was left for it when the other side ended."""
 
 
-@implementer(IHalfCloseableProtocol)
-class Half(Protocol):
+@implementer(IProtocol, IHalfCloseableProtocol)
+class Half:
     """One side of a relay: what it receives goes to the other side's transport."""
 
-    transport: Any
+    __slots__ = ("_count", "_relay", "closed", "finished", "peer", "transport")
     peer: Half
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        self.count = 0
+        self.transport: Any = None
+        self._count = 0
         self.finished = self.closed = False
+
+    def said(self, count: int) -> None:
+        """Count octets that came before the relay."""
+        self._count += count
 
     def makeConnection(self, transport: ITransport) -> None:
         self.transport = transport
         self._relay.couple()
 
+    def connectionMade(self) -> None:
+        """Long ago."""
+
     def dataReceived(self, data: bytes) -> None:
-        self.count += len(data)
+        self._count += len(data)
         self.peer.transport.write(data)
+
+    @property
+    def count(self) -> int:
+        """Octets that came from this side."""
+        return self._count + getattr(self.transport, "poured", 0)
 
     def readConnectionLost(self) -> None:
         """This side has finished sending; what the other side still has to say goes on (plain TCP only)."""
@@ -65,12 +79,29 @@ class Half(Protocol):
         """For the session's last log line."""
         return self._relay.summary()
 
+    def traffic(self) -> tuple[str, int, int]:
+        """The backend, and how many octets came from the client and from the backend."""
+        return self._relay.traffic()
+
 
 class Relay:
     """Two halves that are each other's consumer and producer.
 
     @ivar client: becomes the session's stage, and couples the two when it gets the client's transport.
     """
+
+    __slots__ = (
+        "_backend",
+        "_connection",
+        "_counted",
+        "_ending",
+        "_first",
+        "_idle",
+        "_over",
+        "_since",
+        "_sweeper",
+        "client",
+    )
 
     def __init__(
         self,
@@ -91,7 +122,7 @@ class Relay:
         self.client, self._backend = Half(self), Half(self)
         self.client.peer, self._backend.peer = self._backend, self.client
         self._backend.transport = connection.transport
-        self._backend.count = len(first)
+        self._backend.said(len(first))
         self._counted = -1
         self._since = 0.0
         self._ending = ""
@@ -107,6 +138,9 @@ class Relay:
         self._since = self._sweeper.clock.seconds()
         self._sweeper.relays.add(self)
         self._connection.take_over(self._backend)
+        if isinstance(client, Stream) and isinstance(backend, Stream):
+            client.pour_into(backend)
+            backend.pour_into(client)
 
     def end(self, half: Half) -> None:
         """One side has nothing more to say: give the other what is on its way, then close it too."""
@@ -139,6 +173,11 @@ class Relay:
         for side in (self.client, self._backend):
             if not side.closed:
                 side.transport.abortConnection()
+
+    def traffic(self) -> tuple[str, int, int]:
+        """As L{Half.traffic}."""
+        backend = self._connection.backend
+        return f"{backend.pool}/{backend.name}", self.client.count, self._backend.count
 
     def summary(self) -> str:
         """Backend, bytes each way and who ended it."""

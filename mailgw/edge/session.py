@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import os
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.cred.credentials import ICredentials
 from twisted.cred.portal import Portal
 from twisted.internet.defer import CancelledError, Deferred
@@ -31,9 +32,10 @@ from zope.interface import Interface, implementer
 
 from mailgw.edge.limits import Turnstile
 from mailgw.edge.tls import ServerTls
+from mailgw.edge.waits import Wait, Waits
 from mailgw.errors import BackendFailed, DirectoryDown, LoginRefused
 from mailgw.interfaces import IDestination, IServerDialogue, ISession
-from mailgw.model import Login, Peer, Refusal, RefusalKind
+from mailgw.model import Login, Origin, Peer, Refusal, RefusalKind
 from mailgw.settings import Limits, Listener
 from mailgw.wire.events import Close, Event, Send, StartTLS
 from mailgw.wire.protocol import Terms
@@ -56,9 +58,11 @@ class Front:
         limits: Limits = house.settings.limits
         self.protocol, self.server, self.limits = listener.protocol, server, limits
         self.reactor: Any = house.reactor
+        self.deadlines = Waits(house.reactor, limits.login_deadline)
         self.portal: Portal = house.portal
         self.turnstile: Turnstile = house.turnstile
         self.sessions: set[Session] = house.sessions
+        self.counters: Counter[str] = house.counters
         self.tls: ServerTls | None = house.server_tls(listener)
         self.terms = Terms(
             hostname=house.settings.gateway.hostname,
@@ -81,9 +85,17 @@ def _peer(peer: Any, host: Any) -> Peer:
     )
 
 
+def _cipher(transport: Any) -> tuple[str, str]:
+    """Version and cipher of TLS, where the transport can tell."""
+    handle = transport.getHandle() if hasattr(transport, "getHandle") else None
+    if not isinstance(handle, SSL.Connection):
+        return "", ""
+    return handle.get_protocol_version_name(), handle.get_cipher_name() or ""
+
+
 def _in_words(reason: Failure) -> str:
     """Why a connection ended. Clients that leave without TLS's farewell are too many to call it trouble."""
-    return "closed" if reason.check(ConnectionDone, ConnectionLost) else reason.getErrorMessage()
+    return "closed" if isinstance(reason.value, ConnectionDone | ConnectionLost) else reason.getErrorMessage()
 
 
 def new_session_id() -> str:
@@ -109,11 +121,13 @@ class Session(Protocol):
         self.username = ""
         self._dialogue: Any = None
         self._stage: Any = None
-        self._deadline: IDelayedCall | None = None
+        self._deadline: Wait | None = None
+        self._linger: IDelayedCall | None = None
         self._pending: Deferred[None] | None = None
         self._logout: Callable[[], None] | None = None
-        self._events: deque[Event] = deque()
+        self._events: list[Event] = []
         self._reacting = False
+        self._attempts = 0
         self._counted = False
         self._unread = False
         self._ending = ""
@@ -129,12 +143,13 @@ class Session(Protocol):
         self._accepted = front.reactor.seconds()
         self.peer = _peer(transport.getPeer(), transport.getHost())
         front.sessions.add(self)
+        self._count("connections")
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
         implicit = front.terms.tls == "implicit"
         self._dialogue = front.server(front.terms, implicit)
-        self._deadline = front.reactor.callLater(front.limits.login_deadline, self._expire, "too slow to log in")
+        self._deadline = front.deadlines.begin(lambda: self._expire("too slow to log in"))
         transport.registerProducer(self, True)
         self._counted = front.turnstile.admit(self.peer.host)
         if not self._counted:
@@ -173,6 +188,9 @@ class Session(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._front.sessions.discard(self)
+        facts = self.facts()
+        self._count("bytes.in", facts["in"])
+        self._count("bytes.out", facts["out"])
         self._stop_deadline()
         if self._pending is not None:
             self._pending.cancel()
@@ -181,17 +199,25 @@ class Session(Protocol):
         self._leave()
         if self._counted:
             self._front.turnstile.leave(self.peer.host)
+        self._tell(self._ending or getattr(self._stage, "summary", lambda: "")() or _in_words(reason))
+        self._dialogue = self._stage = self.login = None
+
+    def _tell(self, ending: str) -> None:
+        """Log the end. The line is made here: the logger takes as long for each field as all of this does."""
+        user, tls = self.username or "-", "yes" if self.secure else "no"
+        seconds = self._front.reactor.seconds() - self._accepted
         self.log.info(
-            "{session} {protocol} {client} closed: user={user} tls={tls} seconds={seconds:.1f} {ending}",
+            "{line}",
             session=self.session_id,
             protocol=self.protocol,
             client=self.peer.host,
-            user=self.username or "-",
-            tls="yes" if self.secure else "no",
-            seconds=self._front.reactor.seconds() - self._accepted,
-            ending=self._ending or getattr(self._stage, "summary", lambda: "")() or _in_words(reason),
+            user=user,
+            tls=tls,
+            seconds=seconds,
+            ending=ending,
+            line=f"{self.session_id} {self.protocol} {self.peer.host} closed: "
+            f"user={user} tls={tls} seconds={seconds:.1f} {ending}",
         )
-        self._dialogue = self._stage = self.login = None
 
     # --- a client that does not read its replies is not read either ---------------------------------------------------
 
@@ -217,7 +243,7 @@ class Session(Protocol):
         self._reacting = True
         try:
             while self._events and not self._ending:
-                self._react(self._events.popleft())
+                self._react(self._events.pop(0))
         finally:
             self._reacting = False
 
@@ -271,12 +297,48 @@ class Session(Protocol):
         self.transport.resumeProducing()  # or TLS would not see that the client closes too
         self.transport.loseConnection()
         if self in self._front.sessions:
-            self._deadline = self._front.reactor.callLater(LINGER, self.transport.abortConnection)
+            self._linger = self._front.reactor.callLater(LINGER, self.transport.abortConnection)
+
+    def kick(self) -> None:
+        """An administrator ends this session; what was written still goes out."""
+        if not self._ending and self._dialogue is not None and (self.secure or self._front.terms.tls != "implicit"):
+            self._ending = "kicked"
+            self._farewell("Disconnected by the administrator")
+        elif not self._ending:
+            self._ending = "kicked"
+            self._lose()
 
     def _stop_deadline(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = None
+        if self._deadline is not None:
+            self._front.deadlines.end(self._deadline)
+        if self._linger is not None and self._linger.active():
+            self._linger.cancel()
+        self._deadline = self._linger = None
+
+    # --- what administrators see -------------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """This session as C{mailgw who} shows it: C{age} in seconds, C{in} and C{out} in octets from and to the client
+        since its login.
+        """
+        traffic = getattr(self._stage, "traffic", None)
+        backend, received, sent = traffic() if traffic else ("local" if self._stage else "-", 0, 0)
+        return {
+            "id": self.session_id,
+            "user": self.username or "-",
+            "protocol": self.protocol,
+            "client": self.peer.host,
+            "tls": self.secure,
+            "backend": backend,
+            "age": round(self._front.reactor.seconds() - self._accepted, 1),
+            "in": received,
+            "out": sent,
+        }
+
+    def _count(self, what: str, number: int = 1) -> None:
+        self._front.counters[f"{self.protocol}.{what}"] += number
+
+    # --- stop --------------------------------------------------------------------------------------------------------
 
     def shut(self, *, even_logged_in: bool) -> None:
         """The gateway stops: close at once what is not logged in, and the rest when its time is over."""
@@ -293,6 +355,10 @@ class Session(Protocol):
     # --- the login ---------------------------------------------------------------------------------------------------
 
     def _begin(self, login: Login) -> None:
+        self._attempts += 1
+        cipher = _cipher(self.transport) if self.secure else ("", "")
+        origin = Origin(self.session_id, self.protocol, self.peer, self.secure, self._attempts, cipher)
+        login = Login(login.username, login.password, login.mechanism, login.authzid, origin)
         self.login = login
         self.transport.pauseProducing()
         pending = self._pending = Deferred.fromCoroutine(self._supervise(login))
@@ -343,6 +409,7 @@ class Session(Protocol):
         self._pending = None
         self._stop_deadline()
         self._front.turnstile.success(self.peer.host)
+        self._count("logins")
 
     def _hand_over(self, stage: IProtocol, rest: bytes) -> None:
         self._stage = stage
@@ -352,6 +419,7 @@ class Session(Protocol):
 
     async def _refuse(self, login: Login, refusal: Refusal) -> None:
         self._leave()
+        self._count(f"refused.{refusal.kind.value}")
         self.log.info(
             "{session} {protocol} {client} login refused: user={user!r} kind={kind} reason={reason!r}",
             session=self.session_id,

@@ -8,8 +8,7 @@ L{mailgw.edge.streamport} does, and it does not know what a wire is made of.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -33,11 +32,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
-from mailgw.edge.streamsocket import ConnectedSocket
+from mailgw.edge.splice import CAPACITY, SPLICER, STRIDE
+from mailgw.edge.streamqueue import FULL, Outgoing
 from mailgw.edge.streamtls import BROKEN, PlainWire, TlsWire
 
-FULL = 64 * 1024
-"""Octets in the queue beyond which a producer is paused."""
+__all__ = ["FULL", "LINGER", "Stream"]
+
 LINGER = 2.0
 """Seconds that a peer may take to answer our close_notify, or talk on; what it says then is thrown away."""
 
@@ -52,34 +52,33 @@ LINGER = 2.0
     ISystemHandle,
     ILoggingContext,
 )
-class Stream(ConnectedSocket):
+class Stream(Outgoing):
     """A connected socket. In TLS it provides L{INegotiated} too, which is an L{ISSLTransport}.
 
     What the reactor has to watch for follows from the state alone, in L{_watch}; each change of the state ends there.
 
-    @ivar connected: there is somewhere to send to.
-    @ivar disconnecting: C{loseConnection} was called; what is queued still goes out.
-    @ivar disconnected: the protocol has been told that it is over, or is about to be.
-    @ivar TLS: TLS has begun.
+    @ivar poured: octets that L{pour_into} gave to another stream.
     """
 
     log = Logger()
-    producer: Any = None
-    streamingProducer = False
-    TLS = connected = disconnecting = disconnected = False
-    _paused = _producer_paused = False
-    _shaking = False
-    _ended = False  # the peer sends nothing more
-    _aborted = False
-    _finishing = False  # what is queued is the last, and after it we close our direction
-    _half = ""  # our half-close: "wanted", "done"
-    _lingering = False  # everything is said, but the peer talks on, or its close_notify is missing
-    _parting = False  # our close_notify did not fit into the socket yet
-    _clear: bytearray | None = None  # plaintext that was written before TLS and goes out before it
-    _timer: IDelayedCall | None = None
-    _reads = _writes = False  # what the reactor watches for
-    _again = False  # a read without the reactor's word is due
-    _pull = False  # a producer that writes only when it is asked has to be asked
+    __slots__ = (
+        "__dict__",  # for an interface of its own, in TLS
+        "__weakref__",
+        "_again",
+        "_clear",
+        "_dialled",
+        "_ended",
+        "_parting",
+        "_paused",
+        "_reads",
+        "_stride",
+        "_target",
+        "_timer",
+        "_writes",
+        "poured",
+        "protocol",
+        "reactor",
+    )
 
     def __init__(self, skt: socket.socket, protocol: IProtocol, peer: IAddress, reactor: Any, *, dialled: bool) -> None:
         """
@@ -91,9 +90,16 @@ class Stream(ConnectedSocket):
         self.protocol: Any = protocol
         self.reactor = reactor
         self._dialled = dialled
-        self._plain = PlainWire(skt)
-        self._wire: PlainWire | TlsWire = self._plain
-        self._queue = bytearray()
+        self._paused = False
+        self._ended = False  # the peer sends nothing more
+        self._parting = False  # our close_notify did not fit into the socket yet
+        self._clear: bytearray | None = None  # plaintext that was written before TLS and goes out before it
+        self._timer: IDelayedCall | None = None
+        self._reads = self._writes = False  # what the reactor watches for
+        self._again = False  # a read without the reactor's word is due
+        self._target: Stream | None = None  # gets what comes, in the place of the protocol
+        self._stride = STRIDE  # octets that are spliced at once
+        self.poured = 0
 
     def begin(self, creator: Any = None) -> None:
         """Give the protocol its transport, and begin to read.
@@ -109,8 +115,19 @@ class Stream(ConnectedSocket):
     # --- the reactor -------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Tell the reactor what to watch for."""
-        reads, writes = self._wanted()
+        """Tell the reactor what to watch for: whether readable and whether writable would let us go on."""
+        wire = self._wire
+        if self.disconnected or self._aborted:
+            reads, writes = False, False
+        elif self._clear is not None:
+            reads, writes = False, True
+        elif self._shaking:
+            writes = wire.reads_when_writable
+            reads = not writes
+        else:
+            reading, sending = self._reading, bool(self._queue) or self._parting or self._pull
+            reads = (reading and not wire.reads_when_writable) or (sending and wire.writes_when_readable)
+            writes = (sending and not wire.writes_when_readable) or (reading and wire.reads_when_writable)
         if reads != self._reads:
             self._reads = reads
             (self.reactor.addReader if reads else self.reactor.removeReader)(self)
@@ -118,30 +135,17 @@ class Stream(ConnectedSocket):
             self._writes = writes
             (self.reactor.addWriter if writes else self.reactor.removeWriter)(self)
 
-    def _wanted(self) -> tuple[bool, bool]:
-        """Whether readable and whether writable would let us go on."""
-        if self.disconnected or self._aborted:
-            return False, False
-        if self._clear is not None:
-            return False, True
-        wire, reading = self._wire, self._reading
-        if self._shaking:
-            return not wire.reads_when_writable, wire.reads_when_writable
-        sending = bool(self._queue) or self._parting or self._pull
-        return (
-            (reading and not wire.reads_when_writable) or (sending and wire.writes_when_readable),
-            (sending and not wire.writes_when_readable) or (reading and wire.reads_when_writable),
-        )
-
     @property
     def _reading(self) -> bool:
         return self._lingering or not (self._paused or self._ended or self.disconnecting)
 
     def doRead(self) -> None:
-        self._go_on(self._readable)
+        if not (self.disconnected or self._aborted) and (error := self._readable()) is not None:
+            self.connectionLost(Failure(error))
 
     def doWrite(self) -> None:
-        self._go_on(self._writable)
+        if not (self.disconnected or self._aborted) and (error := self._writable()) is not None:
+            self.connectionLost(Failure(error))
 
     def _go_on(self, step: Callable[[], Exception | None]) -> None:
         """Take a step, unless it is too late, and end where that ends it: a step tells why, it does not raise."""
@@ -185,21 +189,59 @@ class Stream(ConnectedSocket):
 
     def _read(self) -> Exception | None:
         """Deliver what is there, one buffer of it at most: there are others to be served."""
-        wire = self._wire
+        wire, target = self._wire, self._target
         waited = wire.reads_when_writable
         try:
+            if target is not None and (moved := self._splice(target)) is not None:
+                return self._read_ended() if moved == 0 else None
             data = wire.receive()
         except BROKEN as error:
             return error
         if wire.reads_when_writable is not waited:
             self._watch()
         if data:
-            if not self._lingering:
-                self.protocol.dataReceived(data)
-            self._read_again()
+            if target is None or self._lingering:
+                self._deliver(data)
+            else:
+                self.poured += len(data)
+                target.take(data)
+            if wire.holds:
+                self._read_again()
         elif data is not None:
             return self._read_ended()
         return None
+
+    def _deliver(self, data: memoryview) -> None:
+        if not self._lingering:
+            self.protocol.dataReceived(bytes(data))
+
+    def _splice(self, target: Stream) -> int | None:
+        """Let the system move what is there from plaintext to plaintext; C{None}: it has to be read.
+
+        @return: how many octets, as L{splice.Splicer.move}.
+        @raise ConnectionLost: our socket is broken.
+        """
+        if self.TLS or target.TLS or target._queue or self._lingering or not (SPLICER.able and target._takes):
+            return None
+        moved = SPLICER.move(self.fileno(), target.fileno(), self._stride)
+        if moved is None:
+            return None
+        count, left = moved
+        if count > 0:
+            self.poured += count
+            if left:
+                self._stride = max(STRIDE, count - len(left))
+                target.keep(memoryview(left), 0)
+            elif count > self._stride // 2:
+                self._stride = min(self._stride * 2, CAPACITY)
+        return count
+
+    def pour_into(self, target: Stream) -> None:
+        """From now on give all that comes to another stream, in as few steps as possible.
+
+        Our protocol gets no octets any more; it still hears of every end. C{poured} counts them.
+        """
+        self._target = target
 
     def _read_again(self) -> None:
         """What the wire holds already makes no socket readable: come back for it in the reactor's next turn."""
@@ -245,34 +287,11 @@ class Stream(ConnectedSocket):
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:
-        if not isinstance(data, bytes):
-            raise TypeError("Data must be bytes")
-        if not self.connected or self._aborted or self._finishing or self._half == "done":
-            return
-        if self.disconnecting and self.producer is None:
-            return
-        sent = 0
-        if not (self._queue or self._shaking or self._wire.writes_when_readable):
-            # a break shows again in the next event, after what the peer has said before it
-            with suppress(*BROKEN):
-                sent = self._wire.send(memoryview(data))
-        self._pull = self.producer is not None and not self.streamingProducer
-        if sent < len(data) or self._pull:
-            self._queue += memoryview(data)[sent:]
-            self._pause_producer()
-            self._watch()
-
-    def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        self.write(b"".join(iovec))
-
     def _flush(self) -> Exception | None:
         """Write what is queued, and do what waits for that."""
         try:
             if self._queue:
-                with memoryview(self._queue) as view:
-                    sent = self._wire.send(view)
-                del self._queue[:sent]
+                self._unqueue()
         except BROKEN as error:
             return error
         return self._watched(None if self._queue else self._drained())
@@ -293,40 +312,6 @@ class Stream(ConnectedSocket):
         if self._half == "wanted":
             self._half_close()
         return None
-
-    @property
-    def _held(self) -> bool:
-        """The connection waits for a producer: in TLS for any, in plaintext for one whose turn it is; as Twisted's."""
-        waits = self.TLS or self._producer_paused or not self.streamingProducer
-        return self.producer is not None and not self._finishing and waits
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        if self.producer is not None:
-            raise RuntimeError(f"{producer} cannot be registered: {self.producer} is")
-        if self.disconnected or self._aborted or self._finishing or self._lingering:
-            producer.stopProducing()
-            return
-        self.producer, self.streamingProducer, self._producer_paused = producer, streaming, False
-        self._pull = not streaming
-        self._pause_producer()
-        self._watch()
-
-    def unregisterProducer(self) -> None:
-        self.producer, self._producer_paused, self._pull = None, False, False
-        if not self._queue and not self._shaking and self.connected:
-            self._settle()
-        self._watch()
-
-    def _pause_producer(self) -> None:
-        full = len(self._queue) > FULL
-        if full and self.streamingProducer and self.producer is not None and not self._producer_paused:
-            self._producer_paused = True
-            self.producer.pauseProducing()
-
-    def _stop_producer(self) -> None:
-        producer, self.producer, self._pull = self.producer, None, False
-        if producer is not None:
-            producer.stopProducing()
 
     # --- endings -----------------------------------------------------------------------------------------------------
 
@@ -401,17 +386,19 @@ class Stream(ConnectedSocket):
         self.connected, self.disconnected = False, True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        if self._lingering and not reason.check(ConnectionAborted):
+        aborted = isinstance(reason.value, ConnectionAborted)
+        if self._lingering and not aborted:
             reason = Failure(ConnectionDone())  # however it ended, everything had been said
         self._stop_producer()
         self._watch()
-        self._close(reset=reason.check(ConnectionAborted) is not None)
-        self._queue.clear()
+        self._close(reset=aborted)
+        self._queue = None
+        self._target = None
         protocol, self.protocol = self.protocol, None  # or each would keep the other from being freed at once
         protocol.connectionLost(reason)
 
     def _close(self, *, reset: bool) -> None:
-        wire, self._wire = self._wire, self._plain  # OpenSSL must not meet the descriptor's next owner
+        wire, self._wire = self._wire, PlainWire(self.socket)  # OpenSSL must not meet the descriptor's next owner
         if self.TLS and not (reset or self._lingering or self._shaking):
             wire.part()
         self.close_socket(reset=reset)
@@ -436,7 +423,7 @@ class Stream(ConnectedSocket):
         client = self._dialled == normal
         (connection.set_connect_state if client else connection.set_accept_state)()
         if self._queue:
-            self._clear, self._queue = self._queue, bytearray()
+            self._clear, self._queue = self._queue, None
         self._wire = TlsWire(connection)
         self.TLS = self._shaking = True
         directlyProvides(self, INegotiated)
@@ -448,7 +435,7 @@ class Stream(ConnectedSocket):
         """Write the plaintext that was queued when TLS began."""
         try:
             with memoryview(clear) as view:
-                sent = self._plain.send(view)
+                sent = PlainWire(self.socket).send(view)
         except BROKEN as error:
             return error
         del clear[:sent]

@@ -88,6 +88,7 @@ class StreamPort:
         reactor.removeReader(bound)
         self._socket = socket.socket(fileno=os.dup(bound.fileno()))
         self._socket.setblocking(False)
+        self._family = self._socket.family
         self.fileno = self._socket.fileno
         self._spare = _NONE
         self._keep_spare()
@@ -105,7 +106,7 @@ class StreamPort:
                     self._breathe(error)
                     return
                 continue  # that client has gone already, or a firewall has refused it
-            welcome(skt, address_of(skt.family, name), self.factory, self._reactor, dialled=False)
+            welcome(skt, address_of(self._family, name), self.factory, self._reactor, dialled=False)
 
     def _turn_one_away(self) -> bool:
         """Free a descriptor for long enough to accept a client and hang up: it would wait for nothing otherwise."""
@@ -149,7 +150,7 @@ class StreamPort:
         self.stopListening()
 
     def getHost(self) -> Any:
-        return address_of(self._socket.family, self._socket.getsockname())
+        return address_of(self._family, self._socket.getsockname())
 
     def startListening(self) -> None:
         """Done by the constructor."""
@@ -186,15 +187,15 @@ class Dialling:
         """
         self._reactor, self._connected, self._failed = reactor, connected, failed
         self._family = socket.AF_INET6 if isIPv6Address(name[0]) else socket.AF_INET
-        self._name: Any = name
+        self._name: Any = name if self._family == socket.AF_INET else (*name, 0, 0)
         self._socket: socket.socket | None = None
         self._deadline = reactor.callLater(timeout, self._fail, TimeoutError())
 
     def connect(self) -> None:
         try:
-            self._name = socket.getaddrinfo(self._name[0], self._name[1], self._family, flags=socket.AI_NUMERICHOST)[0][
-                4
-            ]
+            if "%" in self._name[0]:  # a scope, which has to become a number
+                host, port = self._name[:2]
+                self._name = socket.getaddrinfo(host, port, self._family, flags=socket.AI_NUMERICHOST)[0][4]
             skt = socket.socket(self._family, socket.SOCK_STREAM)
         except OSError as error:
             self._reactor.callLater(0, self._fail, ConnectError(error.errno, error.strerror or str(error)))
@@ -244,8 +245,17 @@ class Dialling:
 
     disconnect = stopConnecting
 
+    def abandon(self) -> None:
+        """As L{stopConnecting}, and nobody is told."""
+        self._failed = _nobody
+        self.stopConnecting()
+
     def getDestination(self) -> Any:
         return address_of(self._family, self._name)
+
+
+def _nobody(_: Failure) -> None:
+    """Nobody wants to know."""
 
 
 def _trouble(number: int) -> ConnectError:
@@ -268,7 +278,7 @@ class StreamEndpoint:
             else:
                 answer.callback(protocol)
 
-        answer: Deferred[IProtocol] = Deferred(lambda _: dialling.stopConnecting())
+        answer: Deferred[IProtocol] = Deferred(lambda _: dialling.abandon())
         dialling = Dialling(self._reactor, self._name, self._timeout, connected, answer.errback)
         dialling.connect()
         return answer

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +15,9 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER for a close that is a reset."""
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+
+
+_FAMILIES = {IPv4Address: socket.AF_INET, IPv6Address: socket.AF_INET6, UNIXAddress: socket.AF_UNIX}
 
 
 def address_of(family: int, name: Any) -> Any:
@@ -32,24 +34,24 @@ def address_of(family: int, name: Any) -> Any:
 
 
 class ConnectedSocket:
-    """A socket with somebody at the other end.
+    """A socket with somebody at the other end."""
 
-    @ivar fileno: the socket's.
-    """
-
-    fileno: Callable[[], int]
+    __slots__ = ("_peer", "socket")
 
     def __init__(self, skt: socket.socket, peer: Any) -> None:
         """@param peer: the other end's address."""
         skt.setblocking(False)
-        self.socket, self.fileno = skt, skt.fileno
+        self.socket = skt
         self._peer = peer
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
 
     def getPeer(self) -> Any:
         return self._peer
 
     def getHost(self) -> Any:
-        return address_of(self.socket.family, self.socket.getsockname())
+        return address_of(_FAMILIES[type(self._peer)], self.socket.getsockname())
 
     def getTcpNoDelay(self) -> bool:
         return bool(self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
@@ -64,8 +66,10 @@ class ConnectedSocket:
         self._set(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
 
     def _set(self, level: int, option: int, enabled: bool) -> None:
-        with suppress(OSError):  # a UNIX socket has no such option, a closed connection no use for it
+        try:
             self.socket.setsockopt(level, option, enabled)
+        except OSError:  # a UNIX socket has no such option, a closed connection no use for it
+            return
 
     def finish_socket(self) -> bool:
         """Close our direction; tell whether the connection was still there to do that."""

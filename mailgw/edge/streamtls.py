@@ -24,6 +24,7 @@ BROKEN = (ConnectionLost, SSL.Error, VerificationError)
 """What receiving, sending and the handshake raise when a connection is of no use any more."""
 
 _BUFFER = memoryview(bytearray(SIZE))
+_SCRAP = bytearray(4096)
 
 
 class PlainWire:
@@ -32,18 +33,20 @@ class PlainWire:
     reads_when_writable = writes_when_readable = holds = False
     """Only TLS has these states."""
 
+    __slots__ = ("handle",)
+
     def __init__(self, skt: socket.socket) -> None:
         self.handle: Any = skt
-        self._receive, self._send = skt.recv_into, skt.send
 
-    def receive(self) -> bytes | None:
+    def receive(self) -> memoryview | None:
         """Read once.
 
-        @return: C{b""} for the peer's end, C{None} if there is nothing now.
+        @return: in the process's buffer, to be used before anybody reads again; empty for the peer's end, C{None} if
+            there is nothing now.
         @raise ConnectionLost: the connection broke.
         """
         try:
-            return bytes(_BUFFER[: self._receive(_BUFFER)])
+            return _BUFFER[: self.handle.recv_into(_BUFFER)]
         except BlockingIOError:
             return None
         except OSError as error:
@@ -56,7 +59,8 @@ class PlainWire:
         @raise ConnectionLost: the connection broke.
         """
         try:
-            return self._send(data[:BURST])
+            sent: int = self.handle.send(data[:BURST] if len(data) > BURST else data)
+            return sent
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -68,7 +72,7 @@ class PlainWire:
         @return: it does not, as far as one can know.
         """
         try:
-            return not self._receive(_BUFFER)
+            return not self.handle.recv_into(_SCRAP)
         except OSError:
             return True
 
@@ -80,6 +84,8 @@ class TlsWire:
     @ivar reads_when_writable: what is read next needs the socket to be writable first.
     @ivar writes_when_readable: what is written next needs the socket to be readable first.
     """
+
+    __slots__ = ("_ended", "_outcome", "handle", "reads_when_writable", "writes_when_readable")
 
     def __init__(self, connection: SSL.Connection) -> None:
         self.handle: Any = connection
@@ -111,20 +117,20 @@ class TlsWire:
         """There is something to receive that the socket will not tell of: decrypted octets, or an end behind them."""
         return self._ended or self._outcome is not None or bool(self.handle.pending())
 
-    def receive(self) -> bytes | None:
+    def receive(self) -> memoryview | None:
         """Read whole records, as many as are there and the buffer takes.
 
-        @return: C{b""} for the peer's close_notify, C{None} if there is nothing now.
+        @return: as L{PlainWire.receive}; empty for the peer's close_notify.
         @raise Exception: the connection broke, or was cut without close_notify (L{ConnectionLost}), or the peer
             breaks the protocol (L{SSL.Error}).
         """
         self.reads_when_writable = False
         filled = 0 if self._outcome is not None or self._ended else self._fill()
         if filled:
-            return bytes(_BUFFER[:filled])
+            return _BUFFER[:filled]
         if self._outcome is not None:
             raise self._outcome
-        return b"" if self._ended else None
+        return _BUFFER[:0] if self._ended else None
 
     def _fill(self) -> int:
         """Fill the buffer; what ends that is kept, for it may come behind octets that have to be delivered first."""

@@ -137,7 +137,8 @@ class Identities:
             for (names, _, _), context in zip(groups, contexts, strict=True)
             for name in names
         }
-        contexts[0].set_tlsext_servername_callback(self._choose)
+        if by_name:  # a question of OpenSSL's in every handshake costs time
+            contexts[0].set_tlsext_servername_callback(self._choose)
         self._by_name, self.default = by_name, contexts[0]
 
     def _choose(self, connection: SSL.Connection) -> None:

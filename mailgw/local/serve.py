@@ -81,6 +81,8 @@ class LocalDestination:
         self._idle, self._append_limit = idle, append_limit
 
     async def open(self, session: ISession) -> Arrival:
+        if self._protocol not in ("imap", "pop3"):
+            raise BackendFailed(Failure.PROTOCOL, f"no {self._protocol} in the local store")
         store = self._store
         account = store.account(self._identity)
         try:

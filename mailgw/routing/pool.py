@@ -95,6 +95,9 @@ class Pool:
             self._hosts.setdefault(_host(member), []).append(member_name)
         self._troubles = TroubleTable()
         self._live = dict.fromkeys(self._members, 0)
+        self._backends = {
+            (name, protocol): self._made(name, protocol) for name in self._members for protocol in self._services
+        }
 
     def candidates(self, username: str, protocol: str, route: Route) -> Sequence[Backend]:
         if protocol not in self._services:
@@ -102,7 +105,7 @@ class Pool:
         chosen = None if route.backend is None else self._resolve(route.backend, protocol)
         if chosen is not None and (chosen.name not in self._members or not self.options.shared):
             return (chosen,)
-        backends = [self._backend(name, protocol) for name in self._order(username, route.hashed)]
+        backends = [self._backends[name, protocol] for name in self._order(username, route.hashed)]
         if chosen is not None:
             backends = [chosen, *(backend for backend in backends if backend.name != chosen.name)]
         if not backends:
@@ -146,6 +149,9 @@ class Pool:
         return sorted(names, key=waits.__getitem__)
 
     def _backend(self, name: str, protocol: str) -> Backend:
+        return self._backends[name, protocol]
+
+    def _made(self, name: str, protocol: str) -> Backend:
         member = self._members[name]
         return self._dialable(name, _host(member), getattr(member, protocol) or self._services[protocol].port, protocol)
 

@@ -22,6 +22,7 @@ MAX_QUOTED = 160
 """Octets of a backend's line that our log shows."""
 
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]+")
+_VALUE = re.compile(r"[!-~]{1,255}")
 _UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
 
 
@@ -30,11 +31,22 @@ class ClientSide(ABC):
     octets bring the same events wherever the network cut them.
     """
 
-    __slots__ = ("_access", "_forward", "_lines", "_over", "_presented", "_secure", "_starttls", "_taken", "_upgrading")
+    __slots__ = (
+        "_access",
+        "_forward",
+        "_lines",
+        "_over",
+        "_presented",
+        "_secure",
+        "_starttls",
+        "_taken",
+        "_unfit",
+        "_upgrading",
+    )
 
     def __init__(self, access: Access, forward: Forward, starttls: bool) -> None:
         """@param starttls: TLS comes first, or there is no login."""
-        self._access = access
+        self._access, self._unfit = access, unfit(access)
         self._forward = forward
         self._starttls = starttls
         self._lines = LineBuffer(MAX_LINE)
@@ -60,9 +72,8 @@ class ClientSide(ABC):
             return []
         if self._upgrading:
             return self._refuse(Failure.TLS, "bytes in clear behind the go-ahead for TLS")
-        reason = unfit(self._access)
-        if reason:
-            return self._refuse(Failure.PROTOCOL, reason)
+        if self._unfit:
+            return self._refuse(Failure.PROTOCOL, self._unfit)
         self._lines.feed(data)
         return self._advance()
 
@@ -150,3 +161,11 @@ def printable(text: bytes) -> bytes:
 def endpoint(host: str, port: int) -> tuple[str, str]:
     """Address and port as backends read them, both empty where there is no IP address (a UNIX socket, a zone)."""
     return (host, str(port)) if _ADDRESS.fullmatch(host) else ("", "")
+
+
+def xclient(forward: Forward) -> bytes:
+    """The XCLIENT command of POP3 and ManageSieve as Dovecot reads it; other than in SMTP, IPv6 has no prefix."""
+    host, port = endpoint(forward.peer.host, forward.peer.port)
+    fields = {"ADDR": host, "PORT": port, "SESSION": forward.session_id, "TTL": str(forward.ttl)}
+    words = [f"{name}={value}" for name, value in fields.items() if _VALUE.fullmatch(value)]
+    return " ".join(["XCLIENT", *words]).encode()

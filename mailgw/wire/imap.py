@@ -59,7 +59,7 @@ class _Fill:
         if token == _HOLE:
             return next(self._literals)
         if token.startswith(b'"'):
-            return re.sub(rb"\\(.)", rb"\1", token[1:-1])
+            return re.sub(rb"\\(.)", rb"\1", token[1:-1]) if b"\\" in token else token[1:-1]
         return token
 
 

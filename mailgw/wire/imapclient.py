@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
+from functools import lru_cache
 
 from zope.interface import implementer
 
@@ -146,14 +147,15 @@ class ImapClient(ClientSide):
         self._stage = Stage.CAPABILITY
         return self._send(b"C CAPABILITY")
 
-    def _offers(self, name: bytes) -> bool:
-        return any(word.upper() == name for word in self._capabilities or ())
+    def _offered(self) -> list[bytes]:
+        """The capabilities in capital letters."""
+        return b" ".join(self._capabilities or ()).upper().split()
 
     def _proceed(self) -> list[Event]:
         """The capabilities are known: TLS first where it is demanded, and no way around it."""
         if not self._starttls or self._secure:
             return self._login()
-        if not self._offers(b"STARTTLS"):
+        if b"STARTTLS" not in self._offered():
             return self._refuse(Failure.TLS, "STARTTLS is not offered")
         self._stage = Stage.STARTTLS
         return self._send(b"S STARTTLS")
@@ -174,7 +176,7 @@ class ImapClient(ClientSide):
     def _way(self) -> tuple[bytes, list[bytes]] | None:
         """Choose how to log in: the command, and what the backend will ask for; C{None} where there is no way."""
         access = self._access
-        words = [word.upper() for word in self._capabilities or ()]
+        words = self._offered()
         offered = frozenset(word[5:].decode("ascii", "replace") for word in words if word.startswith(b"AUTH="))
         match client_mechanism(offered, access):
             case "PLAIN":
@@ -198,7 +200,7 @@ class ImapClient(ClientSide):
 
     def _identification(self) -> list[bytes]:
         """The ID command that tells the backend who the client is, in the fields that Dovecot reads."""
-        if not self._offers(b"ID"):
+        if b"ID" not in self._offered():
             return []
         peer = self._forward.peer
         host, port = endpoint(peer.host, peer.port)
@@ -208,10 +210,10 @@ class ImapClient(ClientSide):
             "x-originating-port": port,
             "x-connected-ip": local_host,
             "x-connected-port": local_port,
-            "x-session-id": self._forward.session_id,
+            "x-session-id": _quotable(self._forward.session_id),
             "x-proxy-ttl": str(self._forward.ttl),
         }
-        words = [f'"{key}" {_quoted(value)}' for key, value in fields.items() if _VALUE.fullmatch(value)]
+        words = [f'"{key}" "{value}"' for key, value in fields.items() if value]
         return [f"I ID ({' '.join(words)})".encode()]
 
     # --- the login ---------------------------------------------------------------------------------------------------
@@ -242,11 +244,18 @@ class ImapClient(ClientSide):
 
     def _finish(self) -> list[Event]:
         """Hand over, with those capabilities that cross a gateway."""
-        words = [word for word in self._capabilities or () if _WORD.fullmatch(word) and not _PRIVATE.fullmatch(word)]
-        code = b"[CAPABILITY " + b" ".join(words) + b"] " if words else b""
+        words = _crossing(b" ".join(self._capabilities or ()))
+        code = b"[CAPABILITY " + words + b"] " if words else b""
         return self._ready(code + (printable(self._text) or b"Logged in"), self._kept)
 
 
-def _quoted(value: str) -> str:
-    """An IMAP quoted string of printable ASCII."""
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+@lru_cache(100)
+def _crossing(capabilities: bytes) -> bytes:
+    """What a client may learn of a backend's capabilities. Backends have few lists of them, and repeat them."""
+    words = capabilities.split()
+    return b" ".join(word for word in words if _WORD.fullmatch(word) and not _PRIVATE.fullmatch(word))
+
+
+def _quotable(value: str) -> str:
+    """Text as it stands within the quotes of an IMAP string, C{""} where it cannot."""
+    return value.replace("\\", "\\\\").replace('"', '\\"') if _VALUE.fullmatch(value) else ""

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from mailgw.interfaces import IClientDialogue
 from mailgw.model import Access, Failure, Forward
-from mailgw.wire.clientside import ClientSide, endpoint, printable
+from mailgw.wire.clientside import ClientSide, printable, xclient
 from mailgw.wire.events import Event
 from mailgw.wire.sasl import client_mechanism, encode, plain_response
 
@@ -22,7 +22,6 @@ MAX_COMMAND = 255
 
 _REPLY = re.compile(rb"(\+OK|-ERR)(?: (.*))?", re.DOTALL)
 _CODE = re.compile(rb"\[([A-Za-z0-9/-]+)\] ?")
-_VALUE = re.compile(r"[!-~]{1,255}")
 _REJECTED = frozenset({b"", b"AUTH"})
 """Codes of an -ERR that means the credentials (RFC 3206); all others are the backend's trouble."""
 
@@ -127,24 +126,9 @@ class Pop3Client(ClientSide):
             self._stage = Stage.STLS
             return self._send(b"STLS")
         if self._hinted or self._offers(b"XCLIENT"):
-            self._stage = Stage.XCLIENT
-            return self._send(self._xclient())
+            self._stage = Stage.XCLIENT  # whatever it answers, it is not tried again, and the login goes on
+            return self._send(xclient(self._forward))
         return self._login()
-
-    def _xclient(self) -> bytes:
-        """XCLIENT as Dovecot reads it. Whatever it answers, it is not tried again, and the login goes on.
-
-        Other than in SMTP, IPv6 addresses have no prefix.
-        """
-        host, port = endpoint(self._forward.peer.host, self._forward.peer.port)
-        fields = {
-            "ADDR": host,
-            "PORT": port,
-            "SESSION": self._forward.session_id,
-            "TTL": str(self._forward.ttl),
-        }
-        words = [f"{name}={value}" for name, value in fields.items() if _VALUE.fullmatch(value)]
-        return " ".join(["XCLIENT", *words]).encode()
 
     # --- the login ---------------------------------------------------------------------------------------------------
 

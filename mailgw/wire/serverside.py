@@ -85,6 +85,10 @@ class ServerSide(ABC):
     def _closing(self, reply: bytes, text: str) -> bytes:
         """The last words: the reply to the last command, if any, and why the connection ends."""
 
+    def _challenge(self, data: bytes) -> bytes:
+        """A challenge, already base64."""
+        return b"+ " + data + b"\r\n"
+
     # --- IServerDialogue ---------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> list[Event]:
@@ -246,7 +250,7 @@ class ServerSide(ABC):
         """Carry out what the mechanism said. Nothing of an exchange that is over is kept."""
         if isinstance(outcome, Challenge):
             self._stage = Stage.RESPONSE
-            return [Send(b"+ " + encode(outcome.data) + b"\r\n")]
+            return [Send(self._challenge(encode(outcome.data)))]
         self._mechanism = None
         return self._present(outcome)
 

@@ -27,7 +27,7 @@ from mailgw.config.checkfiles import may, obstacle_for
 from mailgw.config.file import read
 from mailgw.edge.selfsigned import write_pair
 from mailgw.errors import DirectoryDown
-from mailgw.model import Identity
+from mailgw.model import Envelope, Identity
 from mailgw.ops.probe import Finding, Target
 from mailgw.settings import Strings, Table
 from tests.config.text import GOOD, TABLE, write
@@ -329,6 +329,20 @@ class RiskTests(Case):
         found = self.changed('file = "people.txt"', 'uri = "ldap://x.example"\nstarttls = true')
         self.assertEqual(found, [])
 
+    def test_clear_http(self) -> None:
+        """http:// to another machine, in directories and rules; what may be a secret in a query is not shown."""
+        self.patch(registry, "TABLE", {**TABLE, "directory": {"http": "mailgw.directory.http:HttpDirectory"}})
+        directory = 'kind = "people"\nfile = "people.txt"'
+        for uri, count in (
+            ("http://x.example/a", 1),
+            ("https://x/", 0),
+            ("http://127.0.0.1:90/", 0),
+            ("http://[::1]", 0),
+        ):
+            found = self.changed(directory, f'kind = "http"\nuri = "{uri}?key=s3cret"')
+            self.assertEqual(len([one for one in found if "clear; use https" in one]), count, found)
+            self.assertNotIn("s3cret", "".join(found))
+
     def test_nobody_served(self) -> None:
         """A listener whose protocol no pool speaks, unless there is a local store."""
         more = '[[listener]]\nprotocol = "pop3"\nendpoint = "tcp:110"\n'
@@ -432,7 +446,7 @@ class Asked:
     async def stop(self) -> None:
         Asked.stopped += 1
 
-    async def lookup(self, address: str) -> Identity | None:
+    async def lookup(self, address: str, envelope: Envelope | None = None) -> Identity | None:
         if self.uri == "down":
             raise DirectoryDown("nobody answers")
         if self.uri == "silent":

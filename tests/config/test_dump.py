@@ -129,7 +129,7 @@ class ShippedTests(SynchronousTestCase):
 
     def test_they_load(self) -> None:
         """Every one is good, once its secrets are there."""
-        for name in ("RELAY_PASSWORD", "CYRUS_PROXY_PASSWORD", "AD_PASSWORD"):
+        for name in ("RELAY_PASSWORD", "CYRUS_PROXY_PASSWORD", "AD_PASSWORD", "NGINX_AUTH_KEY"):
             if name not in os.environ:
                 os.environ[name] = "x"
                 self.addCleanup(os.environ.pop, name)
@@ -137,7 +137,7 @@ class ShippedTests(SynchronousTestCase):
         folder.mkdir()
         (folder / "secret").write_text("x")
         files = sorted((ROOT / "etc").rglob("*.toml"))
-        self.assertEqual(len(files), 7)
+        self.assertEqual(len(files), 8)
         for file in files:
             text = file.read_text().replace("/etc/mailgw/ldap.secret", "secret")
             text = text.replace("/etc/mailgw/master.secret", "secret").replace("/etc/mailgw/relay.secret", "secret")

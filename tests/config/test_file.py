@@ -248,12 +248,7 @@ class FaultTests(Case):
             '"people"', '"sql"', "12: directory.1.kind: directory of kind 'sql' is not built in this version"
         )
         self.assert_fault('"anywhere"', '"hook"', "15: route.1.kind: route of kind 'hook' is not built in this version")
-        self.assert_fault(
-            '"imap"', '"managesieve"', "9: listener.1.protocol: 'managesieve' is not built in this version"
-        )
-        workers = "worker processes are not built in this version; write 0 or leave it out"
-        for value in ("4", '"auto"'):
-            self.assert_fault("[gateway]\n", f"[gateway]\nworkers = {value}\n", f"3: gateway.workers: {workers}")
+        self.assert_fault('"imap"', '"lmtp"', "9: listener.1.protocol: 'lmtp' is not built in this version")
 
     def test_wrong_types(self) -> None:
         """What was wanted and what was given, never the value."""

@@ -58,24 +58,30 @@ class FaultsBetweenTests(SynchronousTestCase):
     def test_not_built(self) -> None:
         """What the format knows and this version does not do is refused, not passed over."""
         for text, path in (
-            ("gateway = {workers = 2}", "gateway.workers"),
-            ('gateway = {workers = "auto"}', "gateway.workers"),
-            ('gateway = {transport = "stream"}', "gateway.transport"),
             ('listener = [{proxy_from = ["10.0.0.0/8"]}]', "listener.1.proxy_from"),
             ('pool = {main = {health = "10s"}}', "pool.main.health"),
         ):
             found = [fault for fault in self.faults(text) if fault.startswith(f"{path}: ")]
             self.assertEqual(len(found), 1, text)
             self.assertIn("not built in this version", found[0])
-        self.assertEqual(self.changed("[gateway]\n", '[gateway]\ntransport = "twisted"\nworkers = 0\n'), [])
+        self.assertEqual(self.changed("[gateway]\n", '[gateway]\ntransport = "twisted"\nworkers = 2\n'), [])
+
+    def test_managesieve_needs_a_pool(self) -> None:
+        """Scripts are kept by backends alone: a listener for them needs a pool that has them."""
+        listener = '[[listener]]\nprotocol = "managesieve"\nendpoint = "tcp:4190"\n'
+        self.patch(registry, "TABLE", TABLE | {"protocol": {**TABLE["protocol"], "managesieve": "any:PLUG"}})
+        [fault] = self.faults(GOOD + listener)
+        self.assertTrue(fault.startswith("listener.2.protocol: no pool has it: add a [pool.NAME.managesieve]"), fault)
+        self.assertEqual(self.faults(GOOD + "[pool.main.managesieve]\n" + listener), [])
 
     def test_no_login_for_readers(self) -> None:
-        """A pool where nobody logs in has no use for IMAP and POP3."""
+        """A pool where nobody logs in has no use for IMAP, POP3 and ManageSieve."""
         for login in ("none", "xclient"):
-            faults = self.faults(f'pool = {{main = {{login = "{login}", imap = {{}}, pop3 = {{}}, smtp = {{}}}}}}')
+            protocols = "imap = {}, managesieve = {}, smtp = {}"
+            faults = self.faults(f'pool = {{main = {{login = "{login}", {protocols}}}}}')
             self.assertEqual(
                 [one.partition(":")[0] for one in faults if one.startswith("pool")],
-                ["pool.main.imap", "pool.main.pop3"],
+                ["pool.main.imap", "pool.main.managesieve"],
             )
 
     def test_keys_for_certificates(self) -> None:
@@ -123,7 +129,7 @@ class FaultsBetweenTests(SynchronousTestCase):
 
     def test_pool_protocols(self) -> None:
         """A pool that serves no protocol is of no use."""
-        words = "serves no protocol; add [pool.main.imap], .pop3 or .smtp"
+        words = "serves no protocol; add [pool.main.imap], .pop3, .managesieve or .smtp"
         self.assertEqual(self.changed("[pool.main.imap]\n", ""), [f"pool.main: {words}"])
 
     def test_master(self) -> None:

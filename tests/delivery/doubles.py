@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.cred.portal import Portal
@@ -20,7 +21,7 @@ from mailgw.edge.dialer import BackendConnection, Dialer
 from mailgw.edge.limits import Turnstile
 from mailgw.errors import BackendFailed, DirectoryDown, LoginRefused
 from mailgw.interfaces import IAccountant, IDirectory, IMailStore, IPool, IPreparedMessage, IRouter
-from mailgw.model import LOCAL, Backend, Identity, Login, RefusalKind, Route
+from mailgw.model import LOCAL, Backend, Envelope, Identity, Login, RefusalKind, Route
 from mailgw.model import Failure as Kind
 from mailgw.ops.tally import LocalTally
 from mailgw.settings import Listener, Pool, Settings
@@ -159,9 +160,11 @@ class FakeDialer(Dialer):
         self.backends: dict[str, FakeBackend] = {}
         self.hanging = False
 
-    async def connect(self, backend: Backend, dialogue: Any) -> BackendConnection:
+    async def connect(
+        self, backend: Backend, dialogue: Any, wait: Callable[[Deferred[Any]], Deferred[Any]] = lambda awaited: awaited
+    ) -> BackendConnection:
         if self.hanging:
-            await Deferred()
+            await wait(Deferred())
         if backend.host not in self.backends:
             raise BackendFailed(Kind.CONNECT, f"{backend}: refused")
         connection = BackendConnection(backend, dialogue, None)
@@ -219,7 +222,7 @@ class FakeDirectory:
             raise LoginRefused(RefusalKind.CREDENTIALS)
         return await self.lookup(login.username)
 
-    async def lookup(self, address: str) -> Identity | None:
+    async def lookup(self, address: str, envelope: Envelope | None = None) -> Identity | None:
         if self.waiting is not None:
             await self.waiting
         if self.down:
@@ -339,6 +342,7 @@ class World:
         self.reactor = self.clock
         self.portal = Portal(realm, [DirectoryChecker(self.directory), AnonymousChecker()])
         self.turnstile = Turnstile(self.settings.limits, self.clock, LocalTally(self.clock.seconds))
+        self.counters: Counter[str] = Counter()
         self.sessions: set[Any] = set()
 
     async def _nowhere(self, identity: Any, session: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -59,6 +60,15 @@ class SubmissionTests(SynchronousTestCase):
         self.assertEqual(self.sent(submission(self.world)), [])
         self.options(login="xclient")
         self.assertEqual(self.sent(submission(self.world)), ["XCLIENT LOGIN=zoe@d"])
+
+    def test_login_of_the_route(self) -> None:
+        """The sender's own route may name another login; it is used on the backends of others, too."""
+        self.world.be1.extensions = ("AUTH PLAIN",)
+        routes = self.world.router.routes
+        routes["zoe@d"] = replace(routes["zoe@d"], username="Mbox17", password=b"other")
+        other = "AUTH PLAIN " + base64.b64encode(b"\0Mbox17\0other").decode()
+        self.assertEqual(self.sent(submission(self.world)), [other])
+        self.assertEqual(self.sent(submission(self.world), b"zack@d"), [other])
 
     def test_backend_refuses_login(self) -> None:
         """A login that the backend refuses, or does not offer, is trouble of ours, and the client hears only that."""

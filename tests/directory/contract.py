@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 from mailgw.directory.threads import Crew
 from mailgw.errors import LoginRefused
 from mailgw.interfaces import IDirectory
-from mailgw.model import Identity, Login, RefusalKind
+from mailgw.model import Envelope, Identity, Login, RefusalKind
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class FakeDirectory:
             raise LoginRefused(RefusalKind.CREDENTIALS, "wrong password")
         return self._identity(user)
 
-    async def lookup(self, address: str) -> Identity | None:
+    async def lookup(self, address: str, envelope: Envelope | None = None) -> Identity | None:
         await self._hear(address)
         user = address.partition("@")[0].lower()
         return self._identity(user) if user in self.users else None

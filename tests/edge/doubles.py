@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from twisted.cred.portal import Portal
@@ -125,6 +126,7 @@ class FakeHouse:
         self.fake_portal = FakePortal()
         self.portal: Portal = self.fake_portal  # type: ignore[assignment]
         self.turnstile = Turnstile(self.settings.limits, self.reactor, LocalTally(self.reactor.seconds))
+        self.counters: Counter[str] = Counter()
         self.sessions: set[Any] = set()
         self.tls: Any = None
         self.pools: dict[str, Any] = {}

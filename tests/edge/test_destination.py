@@ -93,6 +93,8 @@ class FakeSession:
 class DestinationCase(SynchronousTestCase):
     """Opens destinations of one user."""
 
+    route = Route("main")
+
     def setUp(self) -> None:
         self.pool = FakePool()
         self.dialer = FakeDialer()
@@ -108,7 +110,7 @@ class DestinationCase(SynchronousTestCase):
         protocol = LoginProtocol("imap", (143, 993), server, self.client)
         identity = Identity("anna@example.com")
         dialer: Any = self.dialer
-        return ProxiedDestination(identity, self.pool, Route("main"), protocol, dialer, self.sweeper)
+        return ProxiedDestination(identity, self.pool, self.route, protocol, dialer, self.sweeper)
 
     def open(self) -> Deferred[Arrival]:
         session: Any = FakeSession()
@@ -174,6 +176,23 @@ class OpeningTests(DestinationCase):
             self.pool = FakePool(login=login, **secret)
             self.successResultOf(self.open())
             self.assertEqual(self.made.pop()[0], access)
+
+    def test_other_login(self) -> None:
+        """A route may name another user, and where the user's own password goes, another password."""
+        secret = {"master_user": "gw", "master_password": "master"}
+        self.route = Route("main", username="Mbox17", password=b"other")
+        for login, access in (
+            ("own", Access("Mbox17", b"other")),
+            ("master", Access("Mbox17*gw", b"master")),
+            ("authzid", Access("gw", b"master", "Mbox17")),
+        ):
+            self.pool = FakePool(login=login, **secret)
+            self.successResultOf(self.open())
+            self.assertEqual(self.made.pop()[0], access)
+        self.route, self.pool = Route("main", username="Mbox17"), FakePool()
+        self.successResultOf(self.open())
+        self.assertEqual(self.made.pop()[0], Access("Mbox17", b"secret"))
+        self.assertEqual(self.made, [])
 
 
 class NextMemberTests(DestinationCase):
@@ -250,6 +269,12 @@ class RefusedTests(DestinationCase):
             self.pool = FakePool(login=login, master_user="gw", master_password="master")
             self.refuse(Failure.REJECTED)
             self.assertIs(self.failure().kind, Failure.REJECTED)
+
+    def test_password_of_the_route(self) -> None:
+        """So it is with a password that the route named."""
+        self.route = Route("main", password=b"stale")
+        self.refuse(Failure.REJECTED)
+        self.assertIs(self.failure().kind, Failure.REJECTED)
 
     def test_no_login(self) -> None:
         """A pool where nobody logs in cannot serve readers; nothing is dialled."""

@@ -15,6 +15,7 @@ from mailgw.edge.session import LINGER, Front, Session
 from mailgw.errors import BackendFailed, DirectoryDown
 from mailgw.interfaces import ISession
 from mailgw.model import Failure as FailureKind
+from mailgw.model import Origin
 from mailgw.settings import Listener
 from tests.edge.doubles import FakeDestination, FakeHouse, ToyDialogue
 
@@ -193,6 +194,16 @@ class LoginTests(SessionCase):
         self.assertIsNone(session._dialogue)
         self.assertIsNone(wire.producer)
         self.assertEqual(self.house.reactor.getDelayedCalls(), [])
+
+    def test_origin(self) -> None:
+        """A login says which session it comes from, and which attempt of it it is."""
+        session, _ = self.start()
+        session.dataReceived(b"login wrong\n")
+        self.house.reactor.advance(2.0)
+        session.dataReceived(b"login secret\n")
+        origins = [login.origin for login in self.portal.asked]
+        wanted = [Origin(session.session_id, "imap", session.peer, False, attempt) for attempt in (1, 2)]
+        self.assertEqual(origins, wanted)
 
     def test_paused_while_it_lasts(self) -> None:
         """From the login to its answer nothing is read; then reading goes on."""

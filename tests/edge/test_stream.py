@@ -233,7 +233,7 @@ class StreamTests(StreamCase):
         protocol.transport.registerProducer(source, True)
         source.resumeProducing()
         self.assertTrue(source.paused)
-        self.assertLessEqual(len(protocol.transport._queue), FULL + 10000)
+        self.assertLessEqual(len(protocol.transport._queue or b""), FULL + 10000)
         far.reading = True
         await self.until(lambda: len(far.got) == 10_000_000, far)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet import tcp
 from twisted.internet.address import IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, serverFromString
 from twisted.internet.error import ConnectError, ConnectionRefusedError, TimeoutError, UserError
 from twisted.internet.interfaces import (
@@ -301,7 +301,7 @@ class DiallingTests(PortCase):
         attempt = self.endpoint().connect(self.ours())
         await self.turns(3)
         attempt.cancel()
-        await self.assertFailure(attempt, UserError)
+        await self.assertFailure(attempt, CancelledError)
 
     async def test_given_up_twice(self) -> None:
         """One attempt has one outcome."""

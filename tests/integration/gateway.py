@@ -1,6 +1,7 @@
 """The gateway itself for tests: real twistd in a process of its own, with settings that the test writes.
 
-It runs the code of this checkout, whatever is installed.
+It runs the code of this checkout, whatever is installed. C{MAILGW_TEST_TRANSPORT} in the environment is the
+C{gateway.transport} of every gateway under test; without it they have the default.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.integration.ports import free_port, wait_for
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TWISTD = "from twisted.scripts.twistd import run; run()"
+TRANSPORT = "MAILGW_TEST_TRANSPORT"
 _COMMAND = "import sys; from mailgw.cli import main; sys.exit(main())"
 _SESSION = re.compile(r"\b[a-z2-7]{16}\b")
 SERVICES = ("mx", "submission", "submissions", "imap", "imaps", "pop3", "pop3s")
@@ -61,6 +63,7 @@ class Gateway(Daemon):
 
     @ivar ports: where it listens.
     @ivar settings: the path of its settings file.
+    @ivar workers: C{gateway.workers}.
     """
 
     name = "gateway"
@@ -72,6 +75,7 @@ class Gateway(Daemon):
         """
         super().__init__()
         self.ports = ports or Ports()
+        self.workers = 0
         self._looked_over = 0
         self.settings = self.folder / folder / "mailgw.toml"
         self.settings.parent.mkdir(exist_ok=True)
@@ -83,7 +87,11 @@ class Gateway(Daemon):
         self.settings.write_text(_OWN + self.ports.settings() + settings)
 
     def command(self) -> Sequence[str]:
-        return [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "mailgw", "--config", str(self.settings)]
+        transport = os.environ.get(TRANSPORT)
+        chosen = ["--set", f"gateway.transport={transport}"] if transport else []
+        if self.workers:
+            chosen += ["--set", f"gateway.workers={self.workers}"]
+        return [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "mailgw", *chosen, "--config", str(self.settings)]
 
     def listening(self) -> Sequence[int]:
         return self.ports.all()

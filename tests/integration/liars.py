@@ -27,10 +27,14 @@ class Over(Exception):
 
 
 class Heard:
-    """One connection, as a script sees it."""
+    """One connection, as a script sees it.
+
+    @ivar all: what was heard, by whether it was in clear.
+    """
 
     def __init__(self, liar: Liar, connection: socket.socket) -> None:
         self._liar, self._socket = liar, connection
+        self.all = {True: b"", False: b""}
         self._socket.settimeout(_SECONDS)
         self._buffer = b""
         self._clear = True
@@ -108,7 +112,7 @@ class Heard:
         if not more:
             raise Over
         self._buffer += more
-        self._liar.heard[self._clear] += more
+        self.all[self._clear] += more
 
 
 Script = Callable[[Heard], None]
@@ -117,18 +121,26 @@ Script = Callable[[Heard], None]
 class Liar:
     """One port where a script answers.
 
-    @ivar heard: all that was heard, by whether it was in clear.
     @ivar said: octets that L{Heard.flood} got rid of.
     @ivar visits: connections so far.
     """
 
     def __init__(self, script: Script, host: str = HOST) -> None:
         self.port, self._script = free_port(), script
-        self.heard = {True: b"", False: b""}
         self.said = self.visits = 0
+        self._connections: list[Heard] = []
         self._listener = socket.create_server((host, self.port))
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
+
+    @property
+    def heard(self) -> dict[bool, bytes]:
+        """All that was heard, connection by connection, by whether it was in clear."""
+        return {clear: b"".join(one.all[clear] for one in self._connections) for clear in (True, False)}
+
+    def forget(self) -> None:
+        """What is heard on the connections that there were does not count any more, however late it comes."""
+        self._connections = []
 
     def stop(self) -> None:
         """Accept nobody any more; scripts that still run end with the gateway's connections."""
@@ -143,10 +155,11 @@ class Liar:
             except OSError:  # stopped
                 return
             self.visits += 1
-            threading.Thread(target=self._play, args=(connection,), daemon=True).start()
+            heard = Heard(self, connection)
+            self._connections.append(heard)
+            threading.Thread(target=self._play, args=(heard,), daemon=True).start()
 
-    def _play(self, connection: socket.socket) -> None:
-        heard = Heard(self, connection)
+    def _play(self, heard: Heard) -> None:
         with contextlib.suppress(Over, OSError):
             self._script(heard)
         heard.close()

@@ -418,7 +418,7 @@ accept = ["example.org"]
 
     def send(self, *segments: bytes) -> tuple[bytes, bytes]:
         """Send a message, its final dot included; the reply, and what the backend heard of it."""
-        self.backend.heard[True] = b""
+        self.backend.forget()
         with Attacker(self.gateway.ports.mx, None, 30.0) as wire:
             wire.reply()
             for line in (HELLO, MAIL, b"RCPT TO:<%b@example.org>\r\n" % USER.encode(), b"DATA\r\n"):

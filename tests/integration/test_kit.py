@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import poplib
 import smtplib
 import ssl
 import time
+
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.case import ServersTestCase
 from tests.integration.certificates import certificates
 from tests.integration.clients import Imap, Pop3, Smtp, handshake, trusting
 from tests.integration.dovecot import DOVECOTS_OCTETS, MASTER, MASTER_PASSWORD, Dovecot
 from tests.integration.exim import Exim
+from tests.integration.gateway import TRANSPORT, Gateway
 from tests.integration.ports import HOST, answers, needs
 
 USERS = {"alice@example.org": b"alicepw", "odd@example.org": DOVECOTS_OCTETS}
@@ -156,3 +160,15 @@ class EximTests(ServersTestCase):
         finally:
             self.exim.resume()
         Smtp(self.exim.smtp, "none", None).quit()
+
+
+class TransportTests(SynchronousTestCase):
+    skip = needs("openssl")
+
+    def test_transport(self) -> None:
+        """The environment says which transport the gateways under test have; they start on no other."""
+        self.patch(os, "environ", os.environ | {TRANSPORT: "pigeon"})
+        gateway = Gateway()
+        self.addCleanup(gateway.stop)
+        refused = self.assertRaises(AssertionError, gateway.start)
+        self.assertIn('gateway.transport: must be one of "stream" or "twisted"', str(refused))

@@ -79,6 +79,10 @@ class LocalDestinationTests(SynchronousTestCase):
         arrival.protocol.dataReceived(b"STAT\r\n")
         self.assertEqual(transport.said(), b"+OK 0 0\r\n")
 
+    def test_no_store(self) -> None:
+        """A reader of another protocol is not handed to a server that speaks none of it."""
+        self.failureResultOf(self.open("managesieve"), BackendFailed)
+
     def test_bad_name(self) -> None:
         """A user whose name is no path is refused without a word about paths on the wire."""
         self.failureResultOf(self.open("imap", Identity("../x")), LoginRefused)

@@ -15,6 +15,8 @@ from mailgw.model import Access, Forward, Login, Peer
 from mailgw.wire.events import Ready, Send
 from mailgw.wire.imap import ImapServer
 from mailgw.wire.imapclient import ImapClient
+from mailgw.wire.managesieve import SieveServer
+from mailgw.wire.managesieveclient import SieveClient
 from mailgw.wire.pop3 import Pop3Server
 from mailgw.wire.pop3client import Pop3Client
 from mailgw.wire.protocol import Terms
@@ -72,6 +74,12 @@ POP3_IN: dict[str, Encoding] = {
     "LOGIN": lambda name, password: b"AUTH LOGIN\r\n" + b64(name) + b"\r\n" + b64(password) + b"\r\n",
     "LOGIN at once": lambda name, password: b"AUTH LOGIN " + b64(name) + b"\r\n" + b64(password) + b"\r\n",
 }
+SIEVE_IN: dict[str, Encoding] = {
+    "PLAIN": lambda name, password: b'AUTHENTICATE "PLAIN"\r\n"' + plain(name, password) + b'"\r\n',
+    "PLAIN at once": lambda name, password: b'AUTHENTICATE "PLAIN" "' + plain(name, password) + b'"\r\n',
+    "literal": lambda name, password: b'AUTHENTICATE "PLAIN" ' + counted(plain(name, password), b"+") + b"\r\n",
+    "LOGIN": lambda name, password: b'AUTHENTICATE "LOGIN"\r\n"' + b64(name) + b'"\r\n"' + b64(password) + b'"\r\n',
+}
 Way = tuple[bytes, list[bytes], Encoding]
 IMAP_OUT: dict[str, Way] = {
     "PLAIN at once": (
@@ -117,6 +125,18 @@ POP3_OUT: dict[str, Way] = {
         lambda name, password: b"AUTH LOGIN\r\n" + b64(name) + b"\r\n" + b64(password) + b"\r\n",
     ),
 }
+SIEVE_OUT: dict[str, Way] = {
+    "PLAIN": (
+        b"PLAIN",
+        [],
+        lambda name, password: b'AUTHENTICATE "PLAIN" "' + plain(name, password) + b'"\r\n',
+    ),
+    "LOGIN": (
+        b"LOGIN",
+        [b'"VXNlcm5hbWU6"\r\n', b'"UGFzc3dvcmQ6"\r\n'],
+        lambda name, password: b'AUTHENTICATE "LOGIN"\r\n"' + b64(name) + b'"\r\n"' + b64(password) + b'"\r\n',
+    ),
+}
 
 
 def presented(dialogue: Any, stream: bytes) -> list[tuple[str, bytes]]:
@@ -146,6 +166,13 @@ def to_pop3(password: bytes, way: Way) -> bytes:
     return sent(Pop3Client(Access(NAME, password), FORWARD, False), start, replies)
 
 
+def to_managesieve(password: bytes, way: Way) -> bytes:
+    """What SieveClient sends."""
+    words, replies, _ = way
+    start = b'"SASL" "' + words + b'"\r\nOK\r\n'
+    return sent(SieveClient(Access(NAME, password), FORWARD, False), start, replies)
+
+
 class WayInTests(SynchronousTestCase):
     """From the client to us."""
 
@@ -163,6 +190,10 @@ class WayInTests(SynchronousTestCase):
     def test_pop3(self) -> None:
         """POP3: PASS and both mechanisms."""
         self.check(Pop3Server, POP3_IN)
+
+    def test_managesieve(self) -> None:
+        """ManageSieve: quoted and literal, both mechanisms."""
+        self.check(SieveServer, SIEVE_IN)
 
 
 class WayOutTests(SynchronousTestCase):
@@ -186,6 +217,10 @@ class WayOutTests(SynchronousTestCase):
         """POP3: PLAIN with and without initial response, USER and PASS, LOGIN."""
         self.check(to_pop3, Pop3Server, POP3_OUT)
 
+    def test_managesieve(self) -> None:
+        """ManageSieve: both mechanisms."""
+        self.check(to_managesieve, SieveServer, SIEVE_OUT)
+
 
 class ThroughTests(SynchronousTestCase):
     """From the client through us to the backend."""
@@ -207,9 +242,13 @@ class ThroughTests(SynchronousTestCase):
         """Every way in by every way out, POP3."""
         self.check(Pop3Server, POP3_IN, [(to_pop3, way) for way in POP3_OUT.values()])
 
+    def test_managesieve(self) -> None:
+        """Every way in by every way out, ManageSieve."""
+        self.check(SieveServer, SIEVE_IN, [(to_managesieve, way) for way in SIEVE_OUT.values()])
+
     def test_ready(self) -> None:
-        """The whole way: our client dialogue logs in on our server dialogue, in both protocols."""
-        for client, server in ((ImapClient, ImapServer), (Pop3Client, Pop3Server)):
+        """The whole way: our client dialogue logs in on our server dialogue, in each protocol."""
+        for client, server in ((ImapClient, ImapServer), (Pop3Client, Pop3Server), (SieveClient, SieveServer)):
             backend: Any = server(TERMS, False)
             gateway = client(Access(NAME, EVERYTHING), FORWARD, False)
             spoken = [backend.greet()[0].data]

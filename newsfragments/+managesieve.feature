@@ -1,0 +1,1 @@
+ManageSieve: a `[[listener]]` with `protocol = "managesieve"` and a `[pool.NAME.managesieve]` let users keep their Sieve scripts on their own backend, through STARTTLS and with every kind of `login`. Dovecot logs the client's own address.
