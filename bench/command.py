@@ -18,7 +18,7 @@ from typing import Any
 from bench import plot, sampling
 from bench.gateway import DIRECTORIES, Mailgw
 from bench.machine import describe
-from bench.measures import GROUPS, choose
+from bench.menu import GROUPS, choose
 from bench.processes import ServerFailed
 from bench.rounds import Rounds
 from bench.surroundings import CHECKOUT, Surroundings, find_python
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         around.close()
     table = rows(measures, rounds.runs)
     machine |= {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "rounds": _told_rounds(options.rounds, rounds)}
-    machine["arguments"] = " ".join(arguments)
+    machine |= {"seconds": f"{time.monotonic() - began:.0f}", "arguments": " ".join(arguments)}
     print("".join(f"{name}: {value}\n" for name, value in machine.items() if value))
     print(render(table), end="")
     if options.json:

@@ -136,7 +136,7 @@ logins_per_address = 100000000
 
     def commands(self) -> dict[str, tuple[list[str], list[int]]]:
         twistd = Path(self.around.python).parent / "twistd"
-        command = [str(twistd), "-n", f"--pidfile={self.folder}/twistd.pid", f"--logfile={self.folder}/mailgw.log"]
+        command = [str(twistd), "-n", f"--pidfile={self.folder}/twistd.pid"]
         command += ["mailgw", "--config", str(self.folder / "mailgw.toml")]
         for override in self.overrides:
             command += ["--set", override]

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bench.gateway import Mailgw
-from bench.measures import MEASURES, Contestant, Measure
+from bench.measures import Contestant, Measure
+from bench.menu import MEASURES
 from bench.processes import Process, ServerFailed, program, run_once
 from bench.rounds import Rounds
 from bench.surroundings import Surroundings

@@ -87,7 +87,7 @@ class Surroundings:
         if go is None:
             raise ServerFailed("go is not installed; on Debian: apt-get install --no-install-recommends golang-go")
         cache = {} if os.environ.get("HOME") else {"GOCACHE": str(self.folder / "cache")}
-        settings = {"GOFLAGS": "-buildvcs=false", "GOPROXY": "off", "GOTOOLCHAIN": "local", **cache}
+        settings = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOPROXY": "off", "GOTOOLCHAIN": "local", **cache}
         command = ["env", *(f"{name}={value}" for name, value in settings.items()), go, "build"]
         (self.folder / "bin").mkdir()
         run_once(*command, "-o", f"{self.folder}/bin/", "./...", folder=HERE, seconds=300.0)

@@ -11,11 +11,12 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.internet.interfaces import INegotiated, IProtocol, IProtocolFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from mailgw.edge import dialer
-from mailgw.edge.stream import Stream
+from mailgw.edge.stream import SecureStream, Stream
 from mailgw.edge.streamport import StreamReactor
 from tests.network import Dialled, Loop, Near, NetworkTestCase
 
@@ -23,8 +24,8 @@ from tests.network import Dialled, Loop, Near, NetworkTestCase
 class NearStream(Stream):
     """As L{Near}: all of a stream but the addresses."""
 
-    def getHost(self) -> IPv4Address:
-        return IPv4Address("TCP", "192.0.2.1", 143)
+    def getHost(self) -> Any:
+        return self._host or IPv4Address("TCP", "192.0.2.1", 143)
 
     @property
     def waiting(self) -> int:
@@ -32,10 +33,25 @@ class NearStream(Stream):
         return len(self._queue or b"")
 
 
+@implementer(INegotiated)
+class NearSecureStream(NearStream):
+    """What it becomes when TLS begins."""
+
+    negotiatedProtocol = SecureStream.negotiatedProtocol
+
+
+NearStream.secure = NearSecureStream
+
+
 class StreamLoop(Loop, StreamReactor):
     """A reactor for one test, which the house takes for one whose connections are streams."""
 
     _reactor = None  # what a L{Loop} does not know, nobody knows
+
+    @property
+    def nest(self) -> Any:  # type: ignore[override]
+        """This watches them itself."""
+        return self
 
     def transport(self, ours: socket.socket, protocol: Any, near: type[Near], peer: str) -> NearStream:
         address = IPv4Address("TCP", peer, 40000)

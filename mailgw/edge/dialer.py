@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from OpenSSL import SSL
@@ -28,8 +29,9 @@ from mailgw.errors import BackendFailed
 from mailgw.interfaces import IClientDialogue
 from mailgw.model import Backend, Peer
 from mailgw.model import Failure as FailureKind
-from mailgw.settings import Limits
+from mailgw.settings import Limits, Pool
 from mailgw.wire.events import Close, Event, Ready, Refused, Send, StartTLS
+from mailgw.wire.proxyheader import introduction
 
 T = TypeVar("T")
 
@@ -48,14 +50,23 @@ class BackendConnection(Protocol):
     transport: Any
 
     def __init__(
-        self, backend: Backend, dialogue: IClientDialogue, tls: Any, ends: set[tuple[str, int]] | None = None
+        self,
+        backend: Backend,
+        dialogue: IClientDialogue,
+        tls: Any,
+        ends: set[tuple[str, int]] | None = None,
+        header: bytes = b"",
     ) -> None:
-        """@param ends: has our own address and port while the connection is there."""
+        """
+        @param ends: has our own address and port while the connection is there.
+        @param header: goes out before everything else.
+        """
         self.backend = backend
         self._ends = ends if ends is not None else set()
         self._end = ("", 0)
         self._dialogue: Any = dialogue
         self._tls = tls
+        self._header = header
         self._stage: Any = None
         self._held: Sequence[bytes] = ()
         self._speaking = backend.tls != "implicit"
@@ -72,6 +83,8 @@ class BackendConnection(Protocol):
         self._ends.add(self._end)
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
+        if self._header:
+            self.transport.write(self._header)
         if not self._speaking:
             self.transport.startTLS(self._tls)
 
@@ -210,9 +223,14 @@ class _Patience:
 class Dialer:
     """Opens connections to backends."""
 
-    def __init__(self, reactor: Any, tls: Mapping[str, PoolTls], limits: Limits) -> None:
-        """@param tls: the client side of TLS for each pool, by its name."""
-        self.reactor, self._tls, self.limits = reactor, tls, limits
+    def __init__(
+        self, reactor: Any, tls: Mapping[str, PoolTls], limits: Limits, pools: Mapping[str, Pool] = MappingProxyType({})
+    ) -> None:
+        """
+        @param tls: the client side of TLS for each pool, by its name.
+        @param pools: the pools' settings, by the same names; a pool that is not there is dialled plainly.
+        """
+        self.reactor, self._tls, self.limits, self._pools = reactor, tls, limits, pools
         self._logins = Waits(reactor, limits.backend_login)
         self._ends: set[tuple[str, int]] = set()
 
@@ -236,10 +254,11 @@ class Dialer:
         @raise BackendFailed: C{CONNECT} or C{TIMEOUT}.
         """
         try:
-            connection = BackendConnection(backend, dialogue, self._tls[backend.pool].creator(backend.host), self._ends)
+            tls = self._tls[backend.pool].creator(backend.host)
+            connection = BackendConnection(backend, dialogue, tls, self._ends, self._header(backend, dialogue))
             factory = _Quiet.forProtocol(lambda: connection)
             if _version(backend.host) and isinstance(self.reactor, StreamReactor):
-                endpoint = StreamEndpoint(self.reactor, backend.host, backend.port, self.limits.connect)
+                endpoint = StreamEndpoint(self.reactor.nest, backend.host, backend.port, self.limits.connect)
                 await wait(endpoint.connect(factory))
             else:
                 await self._reach(self._endpoint(backend).connect(factory), wait)
@@ -248,6 +267,13 @@ class Dialer:
         except (ConnectError, DNSLookupError, OSError, ValueError) as error:  # ValueError: what is no name in the DNS
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: {error}") from None
         return connection
+
+    def _header(self, backend: Backend, dialogue: Any) -> bytes:
+        """The PROXY header for a pool that wants one; of a dialogue that has no client, a health check's, our own."""
+        pool = self._pools.get(backend.pool)
+        if pool is None or pool.proxy == "none":
+            return b""
+        return introduction(pool.proxy, getattr(dialogue, "forward", None))
 
     async def _reach(self, attempt: Deferred[Any], wait: Callable[[Deferred[Any]], Deferred[Any]]) -> None:
         """Twisted's endpoints answer a cancellation with errors of their own; who cancels gets C{CancelledError}."""

@@ -16,6 +16,8 @@ CAPACITY = 1024 * 1024
 """Octets that one event moves at most; so much is kept at most for a target that suddenly takes nothing."""
 STRIDE = 64 * 1024
 """Octets that the first event moves at most; the next ones may move more as long as the target takes it."""
+BULK = 32 * 1024
+"""Octets that one event has to bring before it pays to move them: what is less is cheaper to copy."""
 NOTHING = -1
 """No octets are there now."""
 

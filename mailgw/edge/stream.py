@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
@@ -30,9 +30,9 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import directlyProvides, implementer
+from zope.interface import implementer
 
-from mailgw.edge.splice import CAPACITY, SPLICER, STRIDE
+from mailgw.edge.splice import BULK, CAPACITY, SPLICER, STRIDE
 from mailgw.edge.streamqueue import FULL, Outgoing
 from mailgw.edge.streamtls import BROKEN, PlainWire, TlsWire
 
@@ -61,8 +61,8 @@ class Stream(Outgoing):
     """
 
     log = Logger()
+    secure: ClassVar[type[Stream]]
     __slots__ = (
-        "__dict__",  # for an interface of its own, in TLS
         "__weakref__",
         "_again",
         "_clear",
@@ -98,7 +98,7 @@ class Stream(Outgoing):
         self._reads = self._writes = False  # what the reactor watches for
         self._again = False  # a read without the reactor's word is due
         self._target: Stream | None = None  # gets what comes, in the place of the protocol
-        self._stride = STRIDE  # octets that are spliced at once
+        self._stride = 0  # octets that are spliced at once
         self.poured = 0
 
     def begin(self, creator: Any = None) -> None:
@@ -205,6 +205,8 @@ class Stream(Outgoing):
             else:
                 self.poured += len(data)
                 target.take(data)
+                if len(data) >= BULK and not (self.TLS or target.TLS):
+                    self._stride = STRIDE
             if wire.holds:
                 self._read_again()
         elif data is not None:
@@ -221,7 +223,7 @@ class Stream(Outgoing):
         @return: how many octets, as L{splice.Splicer.move}.
         @raise ConnectionLost: our socket is broken.
         """
-        if self.TLS or target.TLS or target._queue or self._lingering or not (SPLICER.able and target._takes):
+        if not self._stride or target._queue or self._lingering or not (SPLICER.able and target._takes):
             return None
         moved = SPLICER.move(self.fileno(), target.fileno(), self._stride)
         if moved is None:
@@ -234,6 +236,8 @@ class Stream(Outgoing):
                 target.keep(memoryview(left), 0)
             elif count > self._stride // 2:
                 self._stride = min(self._stride * 2, CAPACITY)
+            elif count < BULK:
+                self._stride = 0
         return count
 
     def pour_into(self, target: Stream) -> None:
@@ -426,7 +430,7 @@ class Stream(Outgoing):
             self._clear, self._queue = self._queue, None
         self._wire = TlsWire(connection)
         self.TLS = self._shaking = True
-        directlyProvides(self, INegotiated)
+        self.__class__ = self.secure
         if client and self._clear is None:
             self._wire.reads_when_writable = True  # the client speaks first
         self._watch()
@@ -468,7 +472,17 @@ class Stream(Outgoing):
         """The peer's certificate, C{None} if it has shown none."""
         return self._wire.handle.get_peer_certificate() if isinstance(self._wire, TlsWire) else None
 
+
+@implementer(INegotiated)
+class SecureStream(Stream):
+    """What a stream becomes when TLS begins: an interface for each of thousands of objects would cost more."""
+
+    __slots__ = ()
+
     @property
     def negotiatedProtocol(self) -> bytes | None:
         """What ALPN has chosen."""
         return self._wire.handle.get_alpn_proto_negotiated() or None if isinstance(self._wire, TlsWire) else None
+
+
+Stream.secure = SecureStream

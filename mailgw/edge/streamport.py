@@ -29,6 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer, providedBy
 
+from mailgw.edge.nest import Nest
 from mailgw.edge.stream import Stream
 from mailgw.edge.streamsocket import address_of
 
@@ -82,10 +83,9 @@ class StreamPort:
     """
 
     def __init__(self, reactor: Any, bound: Any, factory: IProtocolFactory) -> None:
-        """@param bound: Twisted's port, listening; from now on it only keeps the socket."""
+        """@param bound: Twisted's port, not accepting (any more); from now on it only keeps the socket."""
         self.factory = factory
         self._reactor, self._bound = reactor, bound
-        reactor.removeReader(bound)
         self._socket = socket.socket(fileno=os.dup(bound.fileno()))
         self._socket.setblocking(False)
         self._family = self._socket.family
@@ -148,6 +148,11 @@ class StreamPort:
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops, or found the socket broken."""
         self.stopListening()
+
+    def stopReading(self) -> None:
+        """Accept no more, and leave the socket open."""
+        self._open = False
+        self._reactor.removeReader(self)
 
     def getHost(self) -> Any:
         return address_of(self._family, self._socket.getsockname())
@@ -267,7 +272,10 @@ class StreamEndpoint:
     """Dials an address. Twisted's endpoints would leave a wrapper around the protocol, for every octet to pass."""
 
     def __init__(self, reactor: Any, host: str, port: int, timeout: float) -> None:
-        """@param host: an IPv4 or IPv6 address."""
+        """
+        @param reactor: the L{Nest} of a L{StreamReactor}.
+        @param host: an IPv4 or IPv6 address.
+        """
         self._reactor, self._name, self._timeout = reactor, (host, port), timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -285,10 +293,14 @@ class StreamEndpoint:
 
 
 class StreamReactor:
-    """A reactor whose TCP connections are streams; all else is Twisted's, whose interfaces it provides."""
+    """A reactor whose TCP connections are streams; all else is Twisted's, whose interfaces it provides.
+
+    @ivar nest: what watches the streams.
+    """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self.nest = Nest(reactor)
         self.seconds, self.callLater = reactor.seconds, reactor.callLater
         directlyProvides(self, providedBy(reactor))
 
@@ -297,16 +309,19 @@ class StreamReactor:
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> StreamPort:
         """As L{twisted.internet.interfaces.IReactorTCP}."""
-        return StreamPort(self._reactor, self._reactor.listenTCP(port, factory, backlog, interface), factory)
+        return self._port(self._reactor.listenTCP(port, factory, backlog, interface), factory)
 
     def listenUNIX(self, address: Any, factory: Any, *options: Any, **more: Any) -> StreamPort:
         """As L{twisted.internet.interfaces.IReactorUNIX}."""
-        return StreamPort(self._reactor, self._reactor.listenUNIX(address, factory, *options, **more), factory)
+        return self._port(self._reactor.listenUNIX(address, factory, *options, **more), factory)
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: Any, factory: Any) -> StreamPort:
         """As L{twisted.internet.interfaces.IReactorSocket}."""
-        bound = self._reactor.adoptStreamPort(fileDescriptor, addressFamily, factory)
-        return StreamPort(self._reactor, bound, factory)
+        return self._port(self._reactor.adoptStreamPort(fileDescriptor, addressFamily, factory), factory)
+
+    def _port(self, bound: Any, factory: Any) -> StreamPort:
+        self._reactor.removeReader(bound)
+        return StreamPort(self.nest, bound, factory)
 
     def connectTCP(self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None) -> Any:
         """As L{twisted.internet.interfaces.IReactorTCP}; the factory does not hear of the end of a connection."""
@@ -314,12 +329,12 @@ class StreamReactor:
             return self._reactor.connectTCP(host, port, factory, timeout, bindAddress)
 
         def connected(skt: socket.socket, peer: Any) -> None:
-            welcome(skt, peer, factory, self._reactor, dialled=True)
+            welcome(skt, peer, factory, self.nest, dialled=True)
 
         def failed(reason: Failure) -> None:
             factory.clientConnectionFailed(dialling, reason)
 
-        dialling = Dialling(self._reactor, (host, port), timeout, connected, failed)
+        dialling = Dialling(self.nest, (host, port), timeout, connected, failed)
         factory.startedConnecting(dialling)
         dialling.connect()
         return dialling

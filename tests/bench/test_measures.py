@@ -7,10 +7,11 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench import gateway
+from bench import gateway, sampling
 from bench.command import PEERS, parse
 from bench.figures import Series
-from bench.measures import DIRECT, GROUPS, MEASURES, Contestant, choose
+from bench.measures import DIRECT, Contestant
+from bench.menu import GROUPS, MEASURES, choose
 from bench.rounds import KINDS, add_latency, check_handshakes, rotated
 
 
@@ -58,6 +59,15 @@ class MeasureTests(SynchronousTestCase):
         self.assertLess(len(small), len(whole))
         for measure in small:
             self.assertLess(measure.number[0], whole[measure.key].number[0])
+
+    def test_profiles(self) -> None:
+        """Each load that can be profiled is that of a measure, on mailgw alone, and longer than there."""
+        by_key = {measure.key: measure for measure in MEASURES}
+        for name, key in sampling.LOADS.items():
+            load = sampling.load(name)
+            self.assertEqual([contestant.server for contestant in load.contestants], ["mailgw"])
+            self.assertEqual(load.load, by_key[key].load)
+            self.assertGreater(load.number[0], by_key[key].number[0])
 
     def test_unknown(self) -> None:
         """An unknown mode or peer ends with the known ones named, before anything is started."""

@@ -19,6 +19,29 @@ from tests.integration.ports import needs
 from tests.test_house import ROOT
 
 
+class GoTests(SynchronousTestCase):
+    """The load generator and the servers behind the measured ones."""
+
+    skip = needs("go")
+
+    def test_formatted_and_vetted(self) -> None:
+        """gofmt would change nothing, and go vet finds nothing."""
+        cache = {} if os.environ.get("HOME") else {"GOCACHE": str(Path(self.mktemp()).resolve())}
+        environment = {
+            **os.environ,
+            **cache,
+            "CGO_ENABLED": "0",
+            "GOFLAGS": "-buildvcs=false",
+            "GOPROXY": "off",
+            "GOTOOLCHAIN": "local",
+        }
+        for command in (["gofmt", "-l", "."], ["go", "vet", "./..."]):
+            done = subprocess.run(
+                command, cwd=ROOT / "bench", env=environment, capture_output=True, text=True, timeout=170.0, check=False
+            )
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+
+
 class BenchTests(SynchronousTestCase):
     """The smallest run."""
 
