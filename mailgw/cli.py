@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from getpass import getpass
 from typing import TYPE_CHECKING, Any
 
+from mailgw import clilive
+from mailgw.clilive import UsageError
 from mailgw.errors import MailgwError, SettingsError
 from mailgw.importing import command
 
@@ -23,10 +25,6 @@ if TYPE_CHECKING:
     from mailgw.directory.passwdfile import PasswdFile
 
 DEFAULT_CONFIG = "/etc/mailgw/mailgw.toml"
-
-
-class UsageError(Exception):
-    """The command cannot be carried out as it was typed; exit status 2."""
 
 
 class CommandFailed(Exception):
@@ -100,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     kick.add_argument("--rate", metavar="N/s", type=_rate, default=0.0, help="so many a second [all at once]")
     verb("stats", run_stats, "Show what the running gateway has counted since its start.", listing)
     verb("reload", run_reload, "Have the running gateway read its settings and certificates again.")
+    clilive.add_verbs(verb, listing, lambda arguments: _load(arguments).settings)
 
     user = verbs.add_parser("user", help="Edit the first passwd file of the settings.", parents=[settings])
     users = user.add_subparsers(metavar="ACTION", required=True)

@@ -6,6 +6,7 @@ It knows neither protocols nor backends: directories, destinations, deliveries a
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from twisted.cred.checkers import ANONYMOUS, ICredentialsChecker
@@ -20,6 +21,7 @@ from zope.interface import Interface, implementer
 from mailgw.errors import LoginRefused
 from mailgw.interfaces import IAccountant, IDestination, IDirectory, ISession
 from mailgw.model import Identity, Login, Refusal, RefusalKind, SessionKey
+from mailgw.names import Form
 
 Destinations = Callable[[Identity, ISession], Awaitable[IDestination]]
 """Finds where an identity's reader continues; raises L{LoginRefused} where no route is known."""
@@ -35,8 +37,12 @@ class DirectoryChecker:
 
     credentialInterfaces = (IUsernamePassword,)
 
-    def __init__(self, directory: IDirectory) -> None:
+    def __init__(self, directory: IDirectory, form: Form | None = None) -> None:
+        """
+        @param form: what is asked there, made of what was typed; that itself where left out.
+        """
         self._directory = directory
+        self._form = form if form is not None and form.changes else None
 
     # Cred's interface says bytes; an identity is what our realm needs, and cred passes it on untouched.
     def requestAvatarId(self, credentials: Login) -> Deferred[Identity]:  # type: ignore[override]
@@ -50,6 +56,8 @@ class DirectoryChecker:
     async def _check(self, login: Login) -> Identity:
         if login.authzid not in ("", login.username):
             raise LoginRefused(RefusalKind.AUTHZ, f"asked to act as {login.authzid!r}")
+        if self._form is not None:
+            login = replace(login, username=self._form(login.username, login.origin))
         identity = await self._directory.authenticate(login)
         if identity is None:
             raise LoginRefused(RefusalKind.CREDENTIALS, "unknown user")
@@ -79,7 +87,17 @@ class GatewayRealm:
 
     log = Logger()
 
-    def __init__(self, destination: Destinations, delivery: Deliveries, accountant: IAccountant) -> None:
+    def __init__(
+        self,
+        destination: Destinations,
+        delivery: Deliveries,
+        accountant: IAccountant,
+        held: Callable[[str], Deferred[None] | None] = lambda username: None,
+    ) -> None:
+        """
+        @param held: until when a user has to wait, by canonical name; C{None} for not at all.
+        """
+        self._held = held
         self._destination = destination
         self._delivery = delivery
         self._accountant = accountant
@@ -102,6 +120,9 @@ class GatewayRealm:
             return self._anonymous(identity, session, interfaces)
         if IDestination not in interfaces and IMessageDelivery not in interfaces:
             raise NotImplementedError(f"no avatar for {interfaces}")
+        if (over := self._held(identity.username)) is not None:
+            await over
+        # no pause from here to the count: who is not held is counted, and a move waits for those
         leave = await self._enter(
             SessionKey(session.session_id, session.protocol, session.peer.host, identity.username)
         )

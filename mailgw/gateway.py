@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import SystemRandom
 from typing import Any
 
@@ -25,6 +26,7 @@ from mailgw.delivery.routed import Desk, RoutedDelivery
 from mailgw.directory.chain import Chain
 from mailgw.edge.destination import ProxiedDestination
 from mailgw.edge.dialer import Dialer
+from mailgw.edge.health import HealthChecks
 from mailgw.edge.limits import Turnstile
 from mailgw.edge.listeners import Listen, ListeningService, LoginFrontend
 from mailgw.edge.relay import Sweeper
@@ -32,12 +34,17 @@ from mailgw.edge.session import Session
 from mailgw.edge.streamport import StreamReactor
 from mailgw.edge.tls import Identities, PoolTls, ServerTls
 from mailgw.errors import MailgwError, SettingsError
-from mailgw.interfaces import IDestination, IFrontend, IHouse, ISession, ITally
+from mailgw.interfaces import IBoard, IDestination, IFrontend, IHouse, ISession, ITally
 from mailgw.local.serve import LocalDestination, MaildirStore
 from mailgw.model import Identity
+from mailgw.names import Names
 from mailgw.ops.accounting import Accountant
-from mailgw.ops.live import Here
+from mailgw.ops.board import Board
+from mailgw.ops.guide import Guide
+from mailgw.ops.holds import Holds
+from mailgw.ops.place import Place
 from mailgw.ops.tally import LocalTally
+from mailgw.routing.override import OverrideRule, target_of
 from mailgw.routing.pool import Pool
 from mailgw.routing.router import Router
 from mailgw.settings import Listener, Settings
@@ -50,14 +57,28 @@ RETIREMENT_POLL = 10.0
 
 
 class Lasting:
-    """What outlives a reload: the counts, the live sessions and the timer that watches them."""
+    """What outlives a reload: the counts, the live sessions and the timer that watches them, the board.
 
-    def __init__(self, settings: Settings, reactor: Any, tally: ITally | None = None, secret: bytes = b"") -> None:
+    @ivar is_first: as L{IHouse} has it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        tally: ITally | None = None,
+        secret: bytes = b"",
+        board: IBoard | None = None,
+    ) -> None:
         """
         @param tally: what to count on; that of this process alone where left out.
         @param secret: as L{Turnstile} has it.
+        @param board: what to agree on with other processes; that of this one alone where left out.
         """
-        tally = tally or LocalTally(reactor.seconds)
+        self.board = board or Board()
+        self.holds = Holds(self.board, reactor)
+        self.is_first = True
+        self.tally = tally = tally or LocalTally(reactor.seconds)
         self.turnstile = Turnstile(settings.limits, reactor, tally, secret)
         self.accountant = Accountant(settings.limits, tally)
         self.sessions: set[Session] = set()
@@ -78,16 +99,42 @@ class House:
         """
         self.reactor, self.settings = reactor, settings
         self.turnstile, self.sessions, self.counters = lasting.turnstile, lasting.sessions, lasting.counters
+        self.board, self._lasting = lasting.board, lasting
         self._sweeper = lasting.sweeper
         self.identities = identities or load_identities(settings)
-        self.pools = {name: Pool(name, options, reactor, SystemRandom()) for name, options in settings.pool.items()}
-        self._dialer = Dialer(reactor, self._pool_tls(), settings.limits)
+        self.pools = {
+            name: Pool(name, options, reactor, SystemRandom(), lasting.tally, lasting.board)
+            for name, options in settings.pool.items()
+        }
+        self._dialer = Dialer(reactor, self._pool_tls(), settings.limits, settings.pool)
+        self.health = HealthChecks(
+            reactor,
+            self.pools.values(),
+            self._dialer,
+            lasting.board,
+            lambda: lasting.is_first,
+            settings.gateway.hostname,
+            SystemRandom(),
+        )
         self._chain = Chain(self._plugs("directory"))
-        self._router = Router(self._plugs("route"))
+        names = Names(settings.names)
+        override = OverrideRule(self.board, self.pools, lasting.holds.over)
+        self._router = Router([override, *self._plugs("route")], names.backend)
         self._store = MaildirStore(settings.local.path, settings.gateway.hostname, reactor)
         self._login_protocols = self._protocols()
-        realm = GatewayRealm(self._destination, self._delivery, lasting.accountant)
-        self.portal = Portal(realm, [DirectoryChecker(self._chain), AnonymousChecker()])
+        realm = GatewayRealm(self._destination, self._delivery, lasting.accountant, lasting.holds.over)
+        self.portal = Portal(realm, [DirectoryChecker(self._chain, names.directory), AnonymousChecker()])
+
+    @property
+    def guide(self) -> Guide:
+        """Who tells administrators what these settings make of a user."""
+        target, form = partial(target_of, pools=self.pools), Names(self.settings.names).directory
+        typed = partial(form, origin=None)
+        return Guide(self._chain.directories, self._router, self.pools, self.board, typed, target)
+
+    @property
+    def is_first(self) -> bool:
+        return self._lasting.is_first
 
     def _pool_tls(self) -> Mapping[str, PoolTls]:
         minimum = self.settings.tls.minimum if self.settings.tls is not None else "1.2"
@@ -120,7 +167,8 @@ class House:
     async def _destination(self, identity: Identity, session: ISession) -> IDestination:
         """Where a reader goes: the avatar of IMAP, POP3 and ManageSieve."""
         protocol = self._login_protocols[session.protocol]
-        route = await self._router.route(identity, protocol.name)
+        login = session.login
+        route = await self._router.route(identity, protocol.name, login.origin if login is not None else None)
         if route.local:
             limits = self.settings.limits
             return LocalDestination(identity, self._store, protocol.name, limits.idle, append_limit=limits.message_size)
@@ -133,11 +181,16 @@ class House:
 
     def start(self) -> None:
         """Begin to answer questions."""
+        for pool in self.pools.values():
+            pool.start()
         self._chain.start()
 
     async def stop(self) -> None:
-        """Release what the directories hold."""
+        """Release what directories and rules hold, and read no more on the board."""
+        for pool in self.pools.values():
+            pool.stop()
         await self._chain.stop()
+        await self._router.stop()
 
 
 def load_code(settings: Settings) -> None:
@@ -191,7 +244,9 @@ class Gateway(MultiService):
         for listener in settings.listener:
             self._listen(listener)
         self._lasting.sweeper.setServiceParent(self)
-        self.here = Here(self._lasting.sessions, self._lasting.counters)
+        self.house.health.setServiceParent(self)
+        one = self._lasting
+        self.here = Place(one.sessions, one.counters, one.accountant, lambda: self.house.guide)
 
     def _listen(self, listener: Listener) -> None:
         """Add a listener, and open its port if we run already.
@@ -260,6 +315,8 @@ class Gateway(MultiService):
             return self._not_reloaded(*error.faults)
         old, self.house = self.house, house
         house.start()
+        old.health.disownServiceParent()
+        house.health.setServiceParent(self)
         self._lasting.turnstile.limits = self._lasting.accountant.limits = house.settings.limits
         Deferred.fromCoroutine(self._retire(old))
         self.log.info("reloaded")
@@ -280,6 +337,7 @@ class Gateway(MultiService):
         for endpoint in self._listening.keys() & wanted.keys():
             self._listening[endpoint].renew(wanted[endpoint], *self._answering(wanted[endpoint]))
         for endpoint in self._listening.keys() - wanted.keys():
+            self._listening[endpoint].turn_away()
             # a new endpoint may be the same port in other words, and a port is taken until it is closed
             await maybeDeferred(self._listening.pop(endpoint).disownServiceParent)
         for endpoint in wanted.keys() - self._listening.keys():
@@ -300,10 +358,11 @@ class Gateway(MultiService):
 
     async def retire(self) -> None:
         """Accept nobody any more, and wait until all sessions have come to their own end."""
-        for service in self._listening.values():
+        services = tuple(self._listening.values())
+        for service in services:
             await maybeDeferred(service.disownServiceParent)
         self._listening.clear()
-        while self._lasting.sessions:
+        while self._lasting.sessions or any(service.waiting for service in services):
             await deferLater(self.reactor, RETIREMENT_TURN)
 
     def stopService(self) -> Deferred[None]:
@@ -312,6 +371,8 @@ class Gateway(MultiService):
 
     async def _drain(self) -> None:
         stopped = super().stopService()
+        for service in self._listening.values():
+            service.turn_away()
         for session in list(self._lasting.sessions):
             session.shut(even_logged_in=False)
         drain = self.house.settings.gateway.drain if self.drain is None else self.drain

@@ -5,17 +5,20 @@ Implementers do not repeat the contracts. Async methods are coroutines and never
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.mail import smtp
 from zope.interface import Attribute, Interface
 
+from mailgw.model import Failure
+
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IProtocolFactory
     from twisted.mail import imap4, pop3
 
-    from mailgw.model import Arrival, Backend, Envelope, Identity, Login, Refusal, Route, SessionKey, Step
+    from mailgw.model import Arrival, Backend, Envelope, Identity, Login, Origin, Refusal, Route, SessionKey, Step
     from mailgw.wire.events import Event, Reply
 
 
@@ -32,6 +35,8 @@ class IHouse(Interface):
     turnstile = Attribute("L{mailgw.edge.limits.Turnstile}, the same across reloads")
     sessions = Attribute("the set of all live sessions, the same across reloads")
     counters = Attribute("C{Counter[str]}: what happened since the start, by C{protocol.what}, the same across reloads")
+    board = Attribute("L{IBoard}, the same across reloads")
+    is_first = Attribute("C{bool}: this process does what one of all workers is to do; may change at any time")
 
     def server_tls(listener: Any) -> Any:
         """What a listener's connections start TLS with (L{mailgw.edge.tls.ServerTls}), C{None} where it has none."""
@@ -115,24 +120,35 @@ class IRoutingRule(Interface):
 
     name = Attribute("C{str}: as C{mailgw route} shows it, such as C{attribute mailHost}")
 
-    async def route(identity: Identity, protocol: str) -> Route | None:
+    async def route(identity: Identity, protocol: str, origin: Origin | None = None) -> Route | None:
         """Where this user goes, or C{None}: not my business, ask the next rule.
 
         @param protocol: C{"imap"}, C{"pop3"}, C{"smtp"} or C{"managesieve"}.
+        @param origin: the session that asks, where there is one; for a mail's recipient, the one that brings the mail.
         @raise LoginRefused: with C{UNAVAILABLE} where the rule cannot tell now; no later rule is asked.
         """
+
+
+class ILookingRule(IRoutingRule):
+    """A rule that holds connections, threads or what it was told; L{IRoutingRule} alone is enough for others."""
+
+    def flush(user: str | None = None) -> int:
+        """Forget what is remembered of a user, by canonical name, or everything; return how many answers that were."""
+
+    async def stop() -> None:
+        """Release what the rule holds; it is asked nothing afterwards."""
 
 
 class IRouter(Interface):
     """All rules in order, as realm and delivery see them."""
 
-    async def route(identity: Identity, protocol: str) -> Route:
-        """Where this user goes.
+    async def route(identity: Identity, protocol: str, origin: Origin | None = None) -> Route:
+        """Where this user goes, and as whom; parameters as L{IRoutingRule} has them.
 
         @raise LoginRefused: C{UNAVAILABLE}, because a rule failed or none answered.
         """
 
-    async def explain(identity: Identity, protocol: str) -> list[Step]:
+    async def explain(identity: Identity, protocol: str, origin: Origin | None = None) -> list[Step]:
         """Every rule asked, and what it said."""
 
 
@@ -149,20 +165,69 @@ class IPool(Interface):
         """The backends to try, best first; more than one only where the pool is shared.
 
         @param username: the canonical name, which is what is hashed.
-        @raise BackendFailed: the route names something that is no host, or the pool does not speak the protocol.
+        @raise BackendFailed: the route names something that is no host, the pool does not speak the protocol, or
+            there is nobody who could be tried now.
         """
 
     def succeeded(backend: Backend, protocol: str) -> None:
         """A backend answered."""
 
-    def failed(backend: Backend, protocol: str) -> None:
-        """A backend could not be connected to, or did not answer."""
+    def failed(
+        backend: Backend, protocol: str, kind: Failure = Failure.CONNECT, username: str = "", client: str = ""
+    ) -> None:
+        """A backend could not be connected to, or did not answer.
 
-    def opened(backend: Backend) -> None:
+        @param username: whose login it was; C{client}: the address it came from.
+        """
+
+    async def reserve(backend: Backend, username: str = "") -> None:
+        """Begin a login, as soon as the backend's caps allow; L{release} has to follow.
+
+        @param username: who stays on this backend while it has a session there; C{""} for nobody.
+        @raise BackendFailed: C{FULL}, they did not allow it in time.
+        """
+
+    def release(backend: Backend, username: str = "") -> None:
+        """The login that L{reserve} announced is over, however it ended; after L{opened}, where there is a session."""
+
+    def opened(backend: Backend, protocol: str, username: str = "") -> None:
         """A session begins on a backend."""
 
-    def closed(backend: Backend) -> None:
+    def closed(backend: Backend, protocol: str, username: str = "") -> None:
         """A session that L{opened} announced is over."""
+
+    def capabilities(protocol: str) -> frozenset[str] | None:
+        """What all members announce of which that is known, C{None} where it is known of none.
+
+        Each is one string, with its parameters behind a blank: C{"AUTH=PLAIN"}, C{"SASL PLAIN LOGIN"}, C{"SIZE 1000"}.
+        """
+
+    def rows() -> list[dict[str, Any]]:
+        """Describe each service of each member, one row each: C{pool}, C{name}, C{host}, C{port}, C{protocol},
+        C{health} (C{up}, C{suspect}, C{down}, or C{unchecked}: nothing is known), C{reason} and C{since} (seconds
+        since the epoch, or C{None}) of a health that checks found out, C{admin} (C{up}, C{drain} or C{down}),
+        C{sessions} and C{weight}.
+        """
+
+
+class IChecked(Interface):
+    """A pool as those see it who check its members."""
+
+    options = Attribute("L{mailgw.settings.Pool}: how often, how long, with which account")
+
+    def services() -> list[tuple[Backend, str]]:
+        """Every member's services, with the protocol of each."""
+
+    def key(backend: Backend, protocol: str) -> str:
+        """What a service is called on the board, under the kinds C{health} and C{suspect}."""
+
+    def checked(backend: Backend, protocol: str, fault: str, capabilities: frozenset[str] | None) -> bool:
+        """A check is done.
+
+        @param fault: what was wrong, C{""} for nothing.
+        @param capabilities: as L{IPool.capabilities}.
+        @return: it was no surprise, and the next one has time.
+        """
 
 
 class ISession(Interface):
@@ -173,6 +238,13 @@ class ISession(Interface):
     peer = Attribute("L{mailgw.model.Peer}")
     secure = Attribute("C{bool}: the client speaks TLS")
     login = Attribute("L{mailgw.model.Login} while a login is in progress, else C{None}")
+    ttl = Attribute("C{int}: how many more gateways may follow; below 0 it has been too many already")
+
+    def origin() -> Origin:
+        """What may be known of the connection now."""
+
+    def client_tls() -> tuple[str, str, str]:
+        """Version and cipher of the client's TLS, and the name that it asked for; each C{""} where there is none."""
 
 
 class IDestination(Interface):
@@ -262,3 +334,26 @@ class ITally(Interface):
 
     def total(name: str) -> int:
         """How many there are in all workers."""
+
+
+class IBoard(Interface):
+    """Words by kind and name, such as C{"down"} for C{"backend"} and C{"main/be1"}; all workers have the same ones."""
+
+    def get(kind: str, name: str) -> str | None:
+        """The word there, C{None} if there is none. A look into this process's memory."""
+
+    def words(kind: str) -> Mapping[str, str]:
+        """All words of a kind by name, as they are now."""
+
+    def watch(kind: str, call: Callable[[str, str | None], None]) -> Callable[[], None]:
+        """Have C{call(name, value)} called after each change of a word of this kind, wherever it was posted.
+
+        @return: ends that.
+        """
+
+    def post(kind: str, name: str, value: str | None) -> Deferred[None]:
+        """Put a word there, or with C{None} remove it.
+
+        @return: fires once all workers have it; fails with L{mailgw.errors.MailgwError} where a word of a kind that
+            lasts cannot be written: then nothing has changed.
+        """

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.internet import TimerService
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
@@ -23,8 +23,10 @@ from mailgw.edge.listeners import ListeningService
 from mailgw.edge.tls import Identities
 from mailgw.errors import MailgwError, SettingsError
 from mailgw.gateway import House, Lasting, drop_privileges
+from mailgw.ops.board import MasterBoard
 from mailgw.ops.control import Command, ControlLink, ControlPort, Refused
 from mailgw.ops.live import Live
+from mailgw.ops.steering import Steering
 from mailgw.ops.tally import SharedMemory
 from mailgw.ops.workers import Blueprint, Fleet
 from mailgw.settings import Listener, Settings
@@ -46,24 +48,30 @@ class Master(MultiService):
 
     log = Logger()
 
-    def __init__(self, settings: Settings, reactor: Any, load: Callable[[], Settings]) -> None:
+    def __init__(
+        self, settings: Settings, reactor: Any, load: Callable[[], Settings], *, logs_to_stdout: bool = False
+    ) -> None:
         """
         @param load: reads the settings again.
+        @param logs_to_stdout: so the workers can log there, too, without our help.
         @raise SettingsError: a file that the settings name is not usable.
         """
         super().__init__()
         self.setName("mailgw")
-        self._reactor, self._load = reactor, load
+        self._reactor, self._load, self._logs_to_stdout = reactor, load, logs_to_stdout
         self._settings, self._identities = settings, self._tried(settings)
         self._secret, self._token = secrets.token_bytes(32), secrets.token_urlsafe(32)
         self._tally = SharedMemory(max(16, SPARE_REGIONS * workers_of(settings)))
         self._fleet = Fleet(reactor, self._tally, self._token)
+        self._board = MasterBoard(settings.gateway.state, self._token)
         self._listening: dict[str, ListeningService] = {}
         self._started, self._renewing = reactor.seconds(), False
+        self._state, self._outdated = settings.gateway.state, False
         for listener in settings.listener:
             self._listening[listener.endpoint] = self._service(listener)
             self._listening[listener.endpoint].setServiceParent(self)
         self._live = Live(reactor, self._fleet.links, self.renew, self._counts)
+        self._steering = Steering(reactor, self._fleet.links, self._board)
         ControlPort(reactor, settings.gateway.state, self._commands).setServiceParent(self)
         watcher = TimerService(CERTIFICATE_POLL, self._watch_certificates)
         watcher.clock = reactor
@@ -77,7 +85,8 @@ class Master(MultiService):
         return House(settings, self._reactor, Lasting(settings, self._reactor)).identities
 
     def _commands(self, link: ControlLink) -> dict[str, Command]:
-        return {**self._live.commands, **self._fleet.commands(link)}
+        asked = {**self._live.commands, **self._steering.commands}
+        return {**asked, **self._fleet.commands(link), **self._board.commands(link)}
 
     def _counts(self) -> dict[str, int]:
         return {
@@ -122,6 +131,7 @@ class Master(MultiService):
         """
         drop_privileges(self._settings)
         try:
+            self._board.load()
             super().startService()
         except Refused as error:
             self.log.critical("{error}", error=error)
@@ -140,13 +150,18 @@ class Master(MultiService):
         }
         # a machine without IPv6 has no port for [::1], and its workers must not expect one
         listeners = tuple(one for one in self._settings.listener if one.endpoint in ports)
-        settings = self._settings.model_copy(update={"listener": listeners})
-        boot = Boot(generation, settings, tuple(ports), self._tally.regions, self._secret, self._token)
+        # we can be found where we were at our start only
+        gateway = self._settings.gateway.model_copy(update={"state": self._state})
+        settings = self._settings.model_copy(update={"listener": listeners, "gateway": gateway})
+        boot = Boot(
+            generation, settings, tuple(ports), self._tally.regions, self._secret, self._token, self._logs_to_stdout
+        )
         return Blueprint(
             command=[sys.executable, "-P", "-m", "mailgw.zygote", f"generation={generation}"],
             boot=boot.pack(),
             sockets=list(ports.values()),
             workers=workers_of(settings),
+            output=_descriptor(sys.__stdout__ if self._logs_to_stdout else sys.__stderr__),
             environment={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
         )
 
@@ -177,7 +192,7 @@ class Master(MultiService):
             self._settings, self._identities = settings, self._tried(settings)
             opened = self._open_new()
             await self._fleet.renew(self._blueprint)
-        except MailgwError as error:
+        except (MailgwError, OSError) as error:
             self._settings, self._identities = before
             await self._close(opened)
             return self._not_reloaded(*(error.faults if isinstance(error, SettingsError) else [str(error)]))
@@ -218,10 +233,20 @@ class Master(MultiService):
             await maybeDeferred(self._listening.pop(endpoint).disownServiceParent)
 
     def _watch_certificates(self) -> None:
-        """Certificates that changed need new workers: they share the keys of their tickets by birth only."""
-        if self._identities is not None and not self._renewing and self._identities.reload(only_changed=True):
+        """Certificates that changed need new workers: they share the keys of their tickets by birth only.
+
+        Those get the settings that are in force, whatever somebody writes into the file just now. Where they do not
+        come up, they are tried again.
+        """
+        if self._identities is None or self._renewing:
+            return
+        self._outdated = self._identities.reload(only_changed=True) or self._outdated
+        if self._outdated:
             self.log.info("certificates have changed")
-            self.renew()
+            self.reload(lambda: self._settings).addCallback(self._certificates_told)
+
+    def _certificates_told(self, faults: list[str]) -> None:
+        self._outdated = bool(faults)
 
     # --- stop --------------------------------------------------------------------------------------------------------
 
@@ -230,6 +255,7 @@ class Master(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        Service.stopService(self)  # from now on there is nothing to reload
         control = [service for service in self if isinstance(service, ControlPort)]
         stopped = [maybeDeferred(service.stopService) for service in self if service not in control]
         await self._fleet.stop(self._settings.gateway.drain)
@@ -243,3 +269,8 @@ def workers_of(settings: Settings) -> int:
     """How many workers C{gateway.workers} means."""
     workers = settings.gateway.workers
     return len(os.sched_getaffinity(0)) if workers == "auto" else workers
+
+
+def _descriptor(stream: Any) -> int:
+    """Of our standard output or error; a daemon may have none that is worth the name."""
+    return stream.fileno() if stream is not None else 2

@@ -36,6 +36,8 @@ class Origin:
     @ivar secure: the client speaks TLS.
     @ivar attempt: how many logins the connection has seen, this one included.
     @ivar cipher: the version of TLS and the cipher, such as C{("TLSv1.3", "TLS_AES_256_GCM_SHA384")}.
+    @ivar sni: the host name that the client asked for in TLS, lower case; C{""} where it asked for none.
+    @ivar listener: the listener's endpoint, as the settings have it.
     """
 
     session_id: str
@@ -44,6 +46,8 @@ class Origin:
     secure: bool = False
     attempt: int = 1
     cipher: tuple[str, str] = ("", "")
+    sni: str = ""
+    listener: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ class Failure(Enum):
     REJECTED = "rejected"
     TEMPFAIL = "tempfail"
     TIMEOUT = "timeout"
+    FULL = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +201,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to log in on a backend: SASL authentication identity, its password, and whom to act as ("" for itself)."""
+    """How to log in on a backend: SASL authentication identity, its password, and whom to act as ("" for itself).
+
+    @ivar mechanism: C{"PLAIN"} or C{"LOGIN"} and no other, C{"COMMAND"}: what a protocol has beside SASL, if it has
+        something; C{""} for the best that the backend offers.
+    """
 
     username: str
     password: bytes = field(repr=False)
     authzid: str = ""
+    mechanism: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +220,7 @@ class Forward:
     @ivar ttl: how many more gateways may follow; backends that count are told (Dovecot: x-proxy-ttl).
     @ivar login: the canonical user name for XCLIENT LOGIN, empty where none is logged in.
     @ivar helo: what an SMTP client called itself.
+    @ivar tls: version, cipher and the name that the client asked for by SNI, told in a PROXY header only.
     """
 
     session_id: str
@@ -218,6 +229,7 @@ class Forward:
     ttl: int = 7
     login: str = ""
     helo: str = ""
+    tls: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass(frozen=True, slots=True)

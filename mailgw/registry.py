@@ -27,6 +27,8 @@ TABLE: dict[str, dict[str, str]] = {
         "regex": "mailgw.routing.regexmap:RegexRule",
         "table": "mailgw.routing.table:TableRule",
         "http": "mailgw.routing.http:HttpRule",
+        "sql": "mailgw.routing.sql:SqlRule",
+        "hook": "mailgw.routing.hook:HookRule",
         "hash": "mailgw.routing.rendezvous:HashRule",
         "pool": "mailgw.routing.rendezvous:PoolRule",
         "local": "mailgw.routing.router:LocalRule",
@@ -36,7 +38,7 @@ TABLE: dict[str, dict[str, str]] = {
 LATER: dict[str, frozenset[str]] = {
     "protocol": frozenset({"lmtp"}),
     "directory": frozenset({"sql", "oauth"}),
-    "route": frozenset({"sql", "hook"}),
+    "route": frozenset(),
 }
 """Kinds that the settings format knows and this version does not build: refused as such, not as typos."""
 

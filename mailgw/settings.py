@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretBytes
 
@@ -84,6 +84,40 @@ def _network(value: Any) -> Any:
         return ipaddress.ip_network(value)
     except ValueError:
         raise ValueError(words) from None
+
+
+_PIN = re.compile(r"sha256/[A-Za-z0-9+/]{43}=")
+
+
+def _pins(value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value:
+        if not _PIN.fullmatch(one):
+            raise ValueError(f'{one!r} is no pin; write "sha256/" and the base64 of the public key\'s SHA-256')
+    return value
+
+
+def _addresses(value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value:
+        try:
+            ipaddress.ip_address(one)
+        except ValueError:
+            raise ValueError(f"{one!r} is no IP address") from None
+    return value
+
+
+_CAPABILITY = re.compile(r'[^\x00-\x20"\\\]\x7f-\U0010ffff]+(?: [^\x00-\x20"\\\]\x7f-\U0010ffff]+)*')
+_ALWAYS_TRUE = re.compile(
+    r"(?:STARTTLS|STLS|LOGINDISABLED|SASL-IR|SASL|AUTH|USER|XCLIENT)(?: .*)?|AUTH=.*", re.IGNORECASE
+)
+
+
+def _tellable(value: tuple[str, ...]) -> tuple[str, ...]:
+    for one in value:
+        if not _CAPABILITY.fullmatch(one) or len(one) > 400:
+            raise ValueError(f"{one!r} is no capability")
+        if _ALWAYS_TRUE.fullmatch(one):
+            raise ValueError(f"{one!r} is told where it is so, and cannot be told otherwise")
+    return value
 
 
 def _domain(value: str) -> str:
@@ -162,7 +196,55 @@ class Listener(Table):
     tls: TlsMode = "starttls"
     """starttls: login only after it (on mx and lmtp offered, never required); optional; implicit; none."""
     proxy_from: Networks = ()
-    """These peers must send a PROXY v1 or v2 header; nobody else may. Not built in this version."""
+    """These peers must send a PROXY v1 or v2 header; nobody else may."""
+    capabilities: Annotated[tuple[str, ...], BeforeValidator(_strings), AfterValidator(_tellable)] = ()
+    """What is told before the login, instead of our own list; what is about TLS and logging in is told as it is."""
+    trusted: Networks = ()
+    """Webmails and proxies that may tell, by IMAP ID or XCLIENT, the address of the client that they bring."""
+
+
+Step = Literal["directory", "lookup", "backend"]
+
+
+def _steps(value: Any) -> Any:
+    return get_args(Step) if value in ("all", ["all"], ("all",)) else _strings(value)
+
+
+def _delimiters(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or not all(one.isprintable() and one.strip() == one and one for one in value):
+        raise ValueError('must be one or more characters that are seen, such as "@"')
+    return tuple(dict.fromkeys(value))
+
+
+def _door(value: str) -> str:
+    """A key of C{domains} as sessions have it: an address in its usual form, a host name in lower case."""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return value if ":" in value else value.lower()
+
+
+Steps = Annotated[tuple[Step, ...], BeforeValidator(_steps)]
+"""Some of the places where a name is used, or "all" of them."""
+
+
+class Names(Table):
+    """C{[names]}: forms of user names; in each the domain is taken away, then added, then case is changed."""
+
+    lower_case: Steps = ()
+    """Where names are lower case: "directory", "lookup", "backend", or "all"."""
+    strip_domain: Steps = ()
+    """Where names lose their domain, from the last delimiter on; likewise."""
+    add_domain: Steps = ()
+    """Where names without a domain get one; likewise."""
+    default_domain: str = ""
+    """The one that they get."""
+    domains: Annotated[
+        dict[str, str], AfterValidator(lambda value: {_door(door): domain for door, domain in value.items()})
+    ] = {}
+    """Another one by TLS server name (SNI), else by the address connected to, else by the listener's endpoint."""
+    domain_delimiter: Annotated[Strings, AfterValidator(_delimiters)] = ("@",)
+    """Between name and domain; of several, each one parts and the first one joins."""
 
 
 class Member(Table):
@@ -241,13 +323,44 @@ class Pool(Table):
     """For login = "master" and "authzid"."""
     master_password: Secret = SecretBytes(b"")
     """Likewise."""
+    mechanism: Literal["best", "plain", "login", "command"] = "best"
+    """Of logins there: the best that is offered, only this SASL mechanism, or IMAP's LOGIN and POP3's USER and PASS."""
+    source: Annotated[tuple[str, ...], BeforeValidator(_strings), AfterValidator(_addresses)] = ()
+    """Addresses of ours to connect from, in turn; for members with a name those of the first one's family."""
+    proxy: Literal["none", "v1", "v2"] = "none"
+    """The PROXY header that every connection to these backends begins with, TLS included; they have to want it."""
     verify: bool = True
     """Check the backends' certificates and names."""
     ca: FilePath | None = None
     """PEM file of a private CA; the system's CAs when left out."""
-    health: Duration = 0.0
-    """Between two health checks; "0s": none. Others are not built in this version."""
-    """How often a member that is down is tried again."""
+    tls_name: str = ""
+    """The name in the backends' certificates, and in SNI, where it is not the member's host."""
+    pin: Annotated[tuple[str, ...], BeforeValidator(_strings), AfterValidator(_pins)] = ()
+    """Keys that the backends may have: "sha256/BASE64" of the public key; with verify = false nothing else counts."""
+    certificate: FilePath | None = None
+    """What we show the backends: PEM, chain included."""
+    key: FilePath | None = None
+    """Of that certificate."""
+    health: Duration = 10.0
+    """Between two health checks of each service of each member, in its own protocol; "0s": none."""
+    health_rise: Annotated[int, Field(ge=1)] = 2
+    """So many good checks in a row, and a member that was down is up."""
+    health_fall: Annotated[int, Field(ge=1)] = 3
+    """So many bad ones, and it is down; after the first bad one the next follow within a second or so."""
+    health_timeout: Duration = 5.0
+    """For one check, from the attempt to connect to its end."""
+    probe_user: str = ""
+    """Checks log in with this account; they stop before the login when left out."""
+    probe_password: Secret = SecretBytes(b"")
+    """Of probe_user."""
+    slow_start: Duration = 30.0
+    """With balance "least" or "random": how long a member that was down takes to get its whole share again."""
+    max_connections: Annotated[int, Field(ge=0)] = 0
+    """Sessions that each member may have at a time, with the logins in flight; 0: as many as there are."""
+    max_logins: Annotated[int, Field(ge=0)] = 0
+    """Logins that each member may have in flight at a time; 0: as many as there are."""
+    queue: Duration = 2.0
+    """How long a login waits for a member that has reached one of these, before it is told of temporary trouble."""
     imap: PoolImap | None = None
     pop3: PoolPop3 | None = None
     smtp: PoolSmtp | None = None
@@ -323,6 +436,7 @@ class Settings(Table):
     gateway: Gateway = Gateway()
     tls: Tls | None = None
     listener: tuple[Listener, ...] = ()
+    names: Names = Names()
     directory: tuple[Plug, ...] = ()
     route: tuple[Plug, ...] = ()
     pool: dict[str, Pool] = {}

@@ -11,9 +11,11 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.internet.defer import Deferred
 
-from mailgw.gateway import Gateway
-from mailgw.ops.control import ControlPort
+from mailgw.gateway import Gateway, Lasting, drop_privileges
+from mailgw.ops.board import KeptBoard
+from mailgw.ops.control import ControlPort, Refused
 from mailgw.ops.live import Live
+from mailgw.ops.steering import Steering
 from mailgw.settings import Settings
 
 CERTIFICATE_POLL = 10.0
@@ -28,14 +30,30 @@ class Single(Gateway):
         @param load: reads the settings again.
         @raise SettingsError: as L{Gateway}.
         """
-        super().__init__(settings, reactor)
+        self._board = KeptBoard(settings.gateway.state)
+        super().__init__(settings, reactor, Lasting(settings, reactor, board=self._board))
         self._load = load
         self._started = reactor.seconds()
         watcher = TimerService(CERTIFICATE_POLL, self.renew_certificates)
         watcher.clock = reactor
         watcher.setServiceParent(self)
         live = Live(reactor, lambda: [self.here], self.renew, self._counts)
-        ControlPort(reactor, settings.gateway.state, lambda _: live.commands).setServiceParent(self)
+        steering = Steering(reactor, lambda: [self.here], self._board)
+        commands = {**live.commands, **steering.commands}
+        ControlPort(reactor, settings.gateway.state, lambda _: commands).setServiceParent(self)
+
+    def startService(self) -> None:
+        """As L{Gateway.startService}, with what was on the board when the last gateway ended.
+
+        @raise SystemExit: that cannot be read, or another gateway runs.
+        """
+        drop_privileges(self.house.settings)
+        try:
+            self._board.load()
+            super().startService()
+        except Refused as error:
+            self.log.critical("{error}", error=error)
+            raise SystemExit(f"mailgw: {error}") from None
 
     def renew(self) -> Deferred[list[str]]:
         """Put the settings file in force; fires with what went wrong, in words."""

@@ -59,7 +59,8 @@ def makeService(options: Options) -> Single | Master:
     overrides = tuple(options["set"])
     lasting_path = os.path.abspath(path)  # twistd may change to another folder before a reload
     try:
-        service = _program(load(path, overrides), reactor, lambda: load(lasting_path, overrides))
+        settings = load(path, overrides)
+        service = _program(settings, reactor, lambda: load(lasting_path, overrides), _logs_to_stdout(options.parent))
     except SettingsError as error:
         sys.stderr.write("".join(f"{fault}\n" for fault in error.faults))
         raise SystemExit(1) from None
@@ -74,7 +75,14 @@ def makeService(options: Options) -> Single | Master:
     return service
 
 
-def _program(settings: Settings, reactor: Any, load: Callable[[], Settings]) -> Single | Master:
+def _logs_to_stdout(twistd: Any) -> bool:
+    """Whether C{twistd}, with these options, logs to its standard output and nowhere else."""
+    if twistd is None or not twistd.get("nodaemon"):
+        return False
+    return twistd.get("logfile") in (None, "-") and not twistd.get("syslog") and not twistd.get("logger")
+
+
+def _program(settings: Settings, reactor: Any, load: Callable[[], Settings], logs_to_stdout: bool) -> Single | Master:
     """One process, or several.
 
     @raise SettingsError: a file that the settings name is not usable.
@@ -82,7 +90,7 @@ def _program(settings: Settings, reactor: Any, load: Callable[[], Settings]) -> 
     if settings.gateway.workers:
         from mailgw.master import Master
 
-        return Master(settings, reactor, load)
+        return Master(settings, reactor, load, logs_to_stdout=logs_to_stdout)
     from mailgw.single import Single
 
     return Single(settings, reactor, load)

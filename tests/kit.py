@@ -68,6 +68,7 @@ pool = "main"
 logins_per_address = 100000
 %(limits)s
 [pool.main]
+health = "0s"
 members = [%(members)s]
 ca = "localhost.crt"
 %(pool)s

@@ -208,7 +208,8 @@ class Dial:
         self._loop.turn()
 
     def _over(self) -> None:
-        self._loop.dials.remove(self)
+        if self in self._loop.dials:  # or it is over already, and given up behind that
+            self._loop.dials.remove(self)
         if self._late.active():
             self._late.cancel()
 

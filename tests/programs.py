@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from glob import glob
 
 PACKAGES = {
     "slapd": ("slapd",),
@@ -27,6 +28,9 @@ PACKAGES = {
     "haproxy": ("haproxy",),
     "openssl": ("openssl",),
     "perdition": ("perdition",),
+    "initdb": ("postgresql",),
+    "postgres": ("postgresql",),
+    "psql": ("postgresql-client",),
     "sieve-connect": ("sieve-connect",),
 }
 """Servers and clients, by name or path; servers stand in sbin, which is not on everybody's path."""
@@ -35,6 +39,7 @@ PACKAGES = {
 def find(program: str) -> str | None:
     """@return: the path of a program, also where it is in an C{sbin} folder that C{PATH} leaves out."""
     folders = [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+    folders += sorted(glob("/usr/lib/postgresql/*/bin"), reverse=True)  # Debian keeps several versions side by side
     return shutil.which(program, path=os.pathsep.join(folders))
 
 

@@ -65,7 +65,7 @@ class StreamLoop(Loop, StreamReactor):
 class Endpoint:
     """As L{mailgw.edge.streamport.StreamEndpoint}, on a L{StreamLoop}."""
 
-    def __init__(self, loop: StreamLoop, host: str, port: int, timeout: float) -> None:
+    def __init__(self, loop: StreamLoop, host: str, port: int, timeout: float, source: str = "") -> None:
         self._where = (loop, host, port, timeout)
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:

@@ -16,7 +16,8 @@ from zope.interface.verify import verifyObject
 from mailgw.cred import AnonymousChecker, DirectoryChecker, GatewayRealm
 from mailgw.errors import DirectoryDown, LoginRefused
 from mailgw.interfaces import IAccountant, IDestination, ISession
-from mailgw.model import Identity, Login, Peer, Refusal, RefusalKind, SessionKey
+from mailgw.model import Identity, Login, Origin, Peer, Refusal, RefusalKind, SessionKey
+from mailgw.names import Form
 from tests.directory.contract import ALICE, FakeDirectory
 
 KEY = SessionKey("s1", "imap", "192.0.2.1", "alice@example.org")
@@ -99,6 +100,24 @@ class PortalTests(SynchronousTestCase):
         self.assertEqual(identity.username, "alice@example.org")
         self.assertIs(session, self.session)
         self.assertEqual(self.accountant.book, [("enter", KEY)])
+
+    def test_form(self) -> None:
+        """The directory is asked for a form of what was typed; whom SASL wants to act as is compared with that."""
+        origin = Origin("s1", "imap", Peer("192.0.2.1", 4711, "192.0.2.2"))
+        form = Form(add=True, lower=True, domains={"192.0.2.2": "Example.org"})
+        portal = Portal(self.realm, [DirectoryChecker(self.directory, form)])
+        asked: list[Login] = []
+        authenticate = self.directory.authenticate
+        self.directory.authenticate = lambda login: asked.append(login) or authenticate(login)  # type: ignore[func-returns-value,method-assign]
+        typed = Login("Alice", b"alicepw", "PLAIN", "Alice", origin)
+        self.successResultOf(portal.login(typed, self.session, IDestination))
+        self.assertEqual(
+            [(login.username, login.password, login.origin) for login in asked],
+            [("alice@example.org", b"alicepw", origin)],
+        )
+        same = DirectoryChecker(self.directory, Form())
+        self.successResultOf(same.requestAvatarId(ALICE))
+        self.assertIs(asked[1], ALICE)
 
     def test_sender(self) -> None:
         """Asked for a delivery, it makes one for the identity."""
@@ -212,3 +231,33 @@ class PortalTests(SynchronousTestCase):
     def test_anonymous_id(self) -> None:
         """The anonymous checker gives cred's own mark."""
         self.assertEqual(self.successResultOf(AnonymousChecker().requestAvatarId(Anonymous())), ANONYMOUS)
+
+
+class HeldTests(SynchronousTestCase):
+    """L{GatewayRealm} where a user is held."""
+
+    def setUp(self) -> None:
+        self.accountant, self.asked = FakeAccountant(), list[str]()
+        self.hold: Deferred[None] = Deferred()
+        realm = GatewayRealm(self.find, cast(Any, None), self.accountant, {"alice": self.hold}.get)
+        self.enter = lambda name: realm.requestAvatar(Identity(name), FakeSession(), IDestination)
+
+    async def find(self, identity: Identity, session: object) -> Any:
+        self.asked.append(identity.username)
+
+    def test_held(self) -> None:
+        """Who is held is not counted and asks for no way until that is over; then both come in one go."""
+        entered = self.enter("alice")
+        self.assertNoResult(entered)
+        self.successResultOf(self.enter("bob"))
+        self.assertEqual((len(self.accountant.book), self.asked), (1, ["bob"]))
+        self.hold.callback(None)
+        self.successResultOf(entered)
+        self.assertEqual((len(self.accountant.book), self.asked), (2, ["bob", "alice"]))
+
+    def test_too_long(self) -> None:
+        """A hold that fails is the login's failure, and nothing was counted."""
+        entered = self.enter("alice")
+        self.hold.errback(LoginRefused(RefusalKind.UNAVAILABLE, "too long"))
+        self.failureResultOf(entered, LoginRefused)
+        self.assertEqual(self.accountant.book, [])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
+
+from mailgw.edge.gate import DEADLINE
+from mailgw.wire.proxyheader import version_1
 from tests.kit import IMAP
 from tests.test_gateway import IMAP_AGAIN, GatewayCase
 
@@ -36,6 +40,35 @@ class DrainTests(GatewayCase):
         self.assertTrue(backend.gone)
         secured.unwrap()
         self.loop.wait(0.2)
+        self.successResultOf(stopped)
+
+    def test_at_the_gate(self) -> None:
+        """Who has not sent its PROXY header yet is closed at once too; a new generation waits for it."""
+        self.reload(IMAP_AGAIN + 'proxy_from = ["198.51.100.7"]\n')
+        waiting = self.loop.visit(2143)
+        self.without(2143)
+        self.assertTrue(waiting.gone)
+        self.reload(IMAP_AGAIN + 'proxy_from = ["198.51.100.7"]\n')
+        waiting, slow = self.loop.visit(2143), self.loop.visit(2143)
+        retired = Deferred.fromCoroutine(self.gateway.retire())
+        self.loop.turn()
+        self.assertNoResult(retired)
+        waiting.send(version_1(None))
+        self.assertIn(b"* OK", waiting.read())
+        waiting.close()
+        self.loop.wait(1)
+        self.assertNoResult(retired)
+        self.loop.wait(DEADLINE)
+        self.assertTrue(slow.gone)
+        self.successResultOf(retired)
+
+    def test_stop_at_the_gate(self) -> None:
+        """Nobody waits for a header when the gateway stops."""
+        self.reload(IMAP_AGAIN + 'proxy_from = ["198.51.100.7"]\n')
+        waiting = self.loop.visit(2143)
+        stopped = self.gateway.stopService()
+        self.loop.turn()
+        self.assertTrue(waiting.gone)
         self.successResultOf(stopped)
 
     def test_logged_in(self) -> None:

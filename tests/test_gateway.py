@@ -97,7 +97,7 @@ class BuildTests(GatewayCase):
     def test_nothing_before_the_start(self) -> None:
         """To build is not to listen, and asks nobody."""
         other = gateway.Gateway(self.load(), self.loop)
-        self.assertEqual(len(self.loop.ports), 4)
+        self.assertEqual(len(self.loop.ports), 5)
         self.assertFalse(other.running)
 
     def test_tls(self) -> None:
@@ -110,7 +110,7 @@ class BuildTests(GatewayCase):
 
     def test_destinations(self) -> None:
         """A pool's users go to a backend, others to the local store."""
-        session: Any = type("Session", (), {"protocol": "imap"})()
+        session: Any = type("Session", (), {"protocol": "imap", "login": None})()
         identity = Identity("anna@example.com")
         far = self.successResultOf(Deferred.fromCoroutine(self.gateway.house._destination(identity, session)))
         self.assertIsInstance(far, ProxiedDestination)
@@ -119,6 +119,17 @@ class BuildTests(GatewayCase):
         self.gateway.reload(self.load)
         here = self.successResultOf(Deferred.fromCoroutine(self.gateway.house._destination(identity, session)))
         self.assertIsInstance(here, LocalDestination)
+
+    def test_stop(self) -> None:
+        """A house that stops releases what its rules hold."""
+        stopped: list[str] = []
+
+        async def stop() -> None:
+            stopped.append("rules")
+
+        self.patch(self.gateway.house._router, "stop", stop)
+        self.successResultOf(Deferred.fromCoroutine(self.gateway.house.stop()))
+        self.assertEqual(stopped, ["rules"])
 
     def test_bad_files(self) -> None:
         """A certificate, or a CA, that cannot be used is a fault of the settings, with its path."""
@@ -139,7 +150,7 @@ class StartTests(GatewayCase):
         self.assertEqual(self.ports(), [])
         other = gateway.Gateway(self.load(), self.loop)
         other.privilegedStartService()
-        self.assertEqual(self.ports(), [143, 993, 1110, 1143])
+        self.assertEqual(self.ports(), [143, 993, 1110, 1143, 4190])
         self.assertTrue((self.folder / "state").is_dir())
         self.assertEqual((self.folder / "state").stat().st_mode & 0o777, 0o700)
         directory: Any = other.house._chain.directories[0]
@@ -296,7 +307,7 @@ class ReloadTests(GatewayCase):
     def test_listener_added(self) -> None:
         """A new listener answers, with everything the others have."""
         self.reload(IMAP_AGAIN)
-        self.assertEqual(self.ports(), [143, 993, 1110, 1143, 2143])
+        self.assertEqual(self.ports(), [143, 993, 1110, 1143, 2143, 4190])
         client = self.visit(2143)
         client.send(IMAP.login)
         self.backend(IMAP).send(IMAP.good)
@@ -311,7 +322,7 @@ class ReloadTests(GatewayCase):
         """A port is closed; its sessions live on, and the other ports do not notice."""
         session = self.logged_in(IMAP)
         self.without(1143)
-        self.assertEqual(self.ports(), [143, 993, 1110])
+        self.assertEqual(self.ports(), [143, 993, 1110, 4190])
         self.assertAlive(*session)
         self.logged_in(POP3)
 
@@ -346,14 +357,14 @@ class ReloadTests(GatewayCase):
         self.loop.unbindable[2143] = errno.EADDRINUSE
         self.reload(IMAP_AGAIN + MX, members='"10.0.0.2"')
         self.assertIn("reloaded, but cannot listen: imap on tcp:2143", " ".join(self.logged))
-        self.assertEqual(self.ports(), [25, 143, 993, 1110, 1143])
+        self.assertEqual(self.ports(), [25, 143, 993, 1110, 1143, 4190])
         for port in (1143, 1110):
             self.visit(port).send(IMAP.login if port == 1143 else POP3.login)
             self.assertEqual(self.loop.dials.pop().host, "10.0.0.2")
         self.loop.unbindable.clear()
         self.gateway.reload(self.load)
         self.loop.turn()
-        self.assertEqual(self.ports(), [25, 143, 993, 1110, 1143, 2143])
+        self.assertEqual(self.ports(), [25, 143, 993, 1110, 1143, 2143, 4190])
 
     def test_one_after_the_other(self) -> None:
         """Reloads that come faster than ports close end with what the last one says."""
@@ -361,7 +372,7 @@ class ReloadTests(GatewayCase):
             self.write(more)
             self.gateway.reload(self.load)
         self.without(1143)
-        self.assertEqual(self.ports(), [25, 143, 993, 1110, 2143])
+        self.assertEqual(self.ports(), [25, 143, 993, 1110, 2143, 4190])
         self.assertNotIn("but", " ".join(self.logged))
 
     def test_limits(self) -> None:

@@ -85,7 +85,7 @@ class LoginsMixin:
         client.close()  # where the transport tells half-closes, the relay waits for the client's own end
         self.assertEqual(self.gateway._lasting.accountant.count("anna@example.com"), 0)
         self.assertEqual(self.gateway.house.sessions, set())
-        self.assertEqual(self.gateway.house.pools["main"]._live, {"10.0.0.1": 0})
+        self.assertEqual({row["sessions"] for row in self.gateway.house.pools["main"].rows()}, {0})
 
     def test_pipelined_in_every_segmentation(self: Any) -> None:
         """What a client pipelines behind its login reaches the backend whole and in order, wherever it was cut."""

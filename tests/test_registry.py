@@ -53,7 +53,7 @@ class LoadTests(SynchronousTestCase):
         """An unknown kind is told together with the known ones."""
         self.assertEqual(
             self.fault("route", "regexp"),
-            "no route of kind 'regexp'; there are attribute, hash, http, local, pool, regex, table",
+            "no route of kind 'regexp'; there are attribute, hash, hook, http, local, pool, regex, sql, table",
         )
 
     def test_own_plug(self) -> None:

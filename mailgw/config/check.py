@@ -14,7 +14,8 @@ from datetime import datetime
 from mailgw.config.checkfiles import Remark, certificate_remarks, file_remarks, user_remarks
 from mailgw.config.endpoints import Address, address_of
 from mailgw.config.file import Loaded
-from mailgw.settings import Listener, Member, Pool, Settings
+from mailgw.ops.control import control_path, path_fault
+from mailgw.settings import Listener, Member, Plug, Pool, Settings
 
 Resolve = Callable[[str], Sequence[str]]
 """A host's addresses. May raise C{OSError}."""
@@ -36,6 +37,7 @@ def check(loaded: Loaded, now: datetime, resolve: Resolve | None = None) -> list
         *_loops(settings, resolver),
         *_risks(settings),
         *_gaps(settings),
+        *_state(settings),
     ]
     remarks.sort(key=lambda remark: source.line(remark.path))
     return [
@@ -114,8 +116,11 @@ def _risks(settings: Settings) -> Iterator[Remark]:
     """What is allowed and should be chosen knowingly."""
     for index, listener in enumerate(settings.listener):
         yield from _open_listener(index, listener)
+        yield from _trusting_listener(index, listener)
     for name, pool in settings.pool.items():
         yield from _trusting_pool(name, pool)
+    for index, plug in enumerate(settings.route):
+        yield from _trusting_rule(index, plug)
     for index, plug in enumerate(settings.directory):
         uris = getattr(plug.options, "uri", ())
         if getattr(plug.options, "starttls", True):
@@ -133,6 +138,12 @@ def _risks(settings: Settings) -> Iterator[Remark]:
                     yield Remark((group, index, "uri"), words, grave=False)
 
 
+def _trusting_rule(index: int, plug: Plug) -> Iterator[Remark]:
+    if plug.kind == "sql" and not getattr(plug.options, "verify", True):
+        words = "verify = false: the database's certificate is NOT CHECKED; whoever sits between can route every user"
+        yield Remark(("route", index, "verify"), words, grave=False)
+
+
 def _open_listener(index: int, listener: Listener) -> Iterator[Remark]:
     if listener.protocol in ("mx", "lmtp") or listener.tls in ("starttls", "implicit"):
         return
@@ -141,14 +152,27 @@ def _open_listener(index: int, listener: Listener) -> Iterator[Remark]:
         yield Remark(("listener", index, "tls"), words, grave=False)
 
 
+def _trusting_listener(index: int, listener: Listener) -> Iterator[Remark]:
+    for key in ("proxy_from", "trusted"):
+        if any(network.prefixlen == 0 for network in getattr(listener, key)):
+            words = f"{key} names every network: any client may say that it comes from another address"
+            yield Remark(("listener", index, key), words, grave=False)
+
+
 def _trusting_pool(name: str, pool: Pool) -> Iterator[Remark]:
     used = [terms for protocol in BACKEND_PROTOCOLS if (terms := getattr(pool, protocol)) is not None]
-    if not pool.verify and any(terms.tls != "none" for terms in used):
+    if not pool.verify and not pool.pin and any(terms.tls != "none" for terms in used):
         words = (
             "verify = false: the certificates of these backends are NOT CHECKED, "
             "whoever sits between us and them can read every password"
         )
         yield Remark(("pool", name, "verify"), words, grave=False)
+    if pool.balance != "hash" and not pool.shared and len(pool.members) > 1:
+        words = (
+            f'balance = "{pool.balance}" without shared = true: '
+            "users would find another mailbox with every login, unless every rule names the member itself"
+        )
+        yield Remark(("pool", name, "balance"), words, grave=False)
     for protocol in BACKEND_PROTOCOLS:
         terms = getattr(pool, protocol)
         away = [member.host for member in pool.members if not _at_home(member.host)]
@@ -167,6 +191,12 @@ def _gaps(settings: Settings) -> Iterator[Remark]:
         if protocol in BACKEND_PROTOCOLS and protocol not in served:
             words = f"no pool has a table for {protocol} (such as [pool.NAME.{protocol}]): nobody can be served here"
             yield Remark(("listener", index, "protocol"), words)
+
+
+def _state(settings: Settings) -> Iterator[Remark]:
+    """A folder in which the control socket has no room."""
+    if fault := path_fault(control_path(settings.gateway.state)):
+        yield Remark(("gateway", "state"), fault)
 
 
 def _host(uri: str) -> str:

@@ -116,11 +116,18 @@ def file_remarks(settings: Settings) -> Iterator[Remark]:
     for name, pool in settings.pool.items():
         if pool.ca is not None:
             yield from _ca(("pool", name, "ca"), pool.ca)
+        if pool.certificate is not None and pool.key is not None:
+            yield from _own_pair(("pool", name, "certificate"), pool.certificate, pool.key)
     for group, plugs in (("directory", settings.directory), ("route", settings.route)):
         for index, plug in enumerate(plugs):
             if isinstance(ca := getattr(plug.options, "ca", None), str):
                 yield from _ca((group, index, "ca"), ca)
-            yield from _plug_file((group, index, "file"), group, plug)
+            yield from _plug_file((group, index, _file_key(plug)), group, plug)
+
+
+def _file_key(plug: Plug) -> str:
+    """The key that names the plug's file."""
+    return "database" if plug.kind == "sql" else "file"
 
 
 def _ca(path: Path, file: str) -> Iterator[Remark]:
@@ -130,6 +137,16 @@ def _ca(path: Path, file: str) -> Iterator[Remark]:
         yield Remark(path, f"{file} holds no PEM certificate")
     except OSError as error:
         yield Remark(path, f"{file}: cannot be read: {error.strerror}")
+
+
+def _own_pair(path: Path, certificate: str, key: str) -> Iterator[Remark]:
+    """What we show to backends."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        yield Remark(path, f"{certificate} and {key} are no PEM certificate and its key: {error.reason or error}")
+    except OSError as error:
+        yield Remark(path, f"{certificate} or {key}: cannot be read: {error.strerror}")
 
 
 def _plug_file(path: Path, group: str, plug: Plug) -> Iterator[Remark]:
@@ -176,12 +193,14 @@ def readable_files(settings: Settings, secrets: Sequence[tuple[Path, str]]) -> I
             yield from (((*path, "certificate"), file) for file in identity.certificate)
             yield from (((*path, "key"), file) for file in identity.key)
     yield from secrets
-    yield from ((("pool", name, "ca"), pool.ca) for name, pool in settings.pool.items() if pool.ca)
+    for name, pool in settings.pool.items():
+        files = (("ca", pool.ca), ("certificate", pool.certificate), ("key", pool.key))
+        yield from ((("pool", name, key), file) for key, file in files if file)
     for group, plugs in (("directory", settings.directory), ("route", settings.route)):
         for index, plug in enumerate(plugs):
             for key in ("file", "ca"):
                 if isinstance(file := getattr(plug.options, key, None), str):
-                    yield (group, index, key), file
+                    yield (group, index, _file_key(plug) if key == "file" else key), file
 
 
 def user_remarks(settings: Settings, secrets: Sequence[tuple[Path, str]]) -> Iterator[Remark]:

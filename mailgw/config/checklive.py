@@ -70,7 +70,7 @@ def backend_targets(settings: Settings) -> Iterator[tuple[Pool, Target]]:
         pool = settings.pool[name]
         terms = getattr(pool, protocol)
         service = "lmtp" if getattr(terms, "speak", "") == "lmtp" else protocol
-        yield pool, Target(service, member.host, port, terms.tls)
+        yield pool, Target(service, member.host, port, terms.tls, pool.tls_name, pool.proxy != "none")
 
 
 def visit_backends(settings: Settings, now: datetime) -> list[Finding]:
@@ -79,7 +79,10 @@ def visit_backends(settings: Settings, now: datetime) -> list[Finding]:
 
 
 def _context(pool: Pool) -> ssl.SSLContext:
-    return trust(ca=pool.ca, system=pool.ca is None) if pool.verify else blind()
+    context = trust(ca=pool.ca, system=pool.ca is None) if pool.verify else blind()
+    if pool.certificate is not None:
+        context.load_cert_chain(pool.certificate, pool.key)
+    return context
 
 
 def _judged(finding: Finding) -> Finding:

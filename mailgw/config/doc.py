@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from mailgw import registry, settings
 from mailgw.config.dump import shown
 from mailgw.config.faults import models_in
-from mailgw.settings import DURATION, SIZE, Domains, Gateway, Limits, Listener, Local, Member, Pool, Tls, TlsName
+from mailgw.settings import DURATION, SIZE, Domains, Gateway, Limits, Listener, Local, Member, Names, Pool, Tls, TlsName
 
 HEAD = """# Settings
 
@@ -40,6 +40,7 @@ _TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[tls]", Tls),
     ("[[tls.name]]", TlsName),
     ("[[listener]]", Listener),
+    ("[names]", Names),
 )
 _POOL: tuple[tuple[str, type[BaseModel]], ...] = (
     ("[pool.NAME]", Pool),
@@ -116,6 +117,8 @@ def _kind(annotation: Any, path: bool = False) -> str:
         return ", ".join(f'`"{part}"`' for part in parts)
     if origin is tuple:
         element = _kind(parts[0], path)
+        if get_origin(parts[0]) is Literal:
+            return f"list of {element}"
         return "list of " + {"table": "tables", "file": "files"}.get(element, f"{element}s")
     if origin is dict and not any(models_in(annotation)):
         return f"table of {_kind(parts[1])}s"

@@ -21,12 +21,19 @@ from mailgw.config.lines import Path
 from mailgw.config.rules import faults_between
 from mailgw.config.source import Source
 from mailgw.errors import SettingsError
-from mailgw.settings import Domains, Gateway, Limits, Listener, Local, Plug, Pool, Settings, Table, Tls
+from mailgw.settings import Domains, Gateway, Limits, Listener, Local, Names, Plug, Pool, Settings, Table, Tls
 
 Model = TypeVar("Model", bound=BaseModel)
 NOT_BUILT = frozenset({"admin", "log"})
 """Tables that the format knows and this version does not build."""
-_TABLES: dict[str, type[Table]] = {"gateway": Gateway, "tls": Tls, "limits": Limits, "domains": Domains, "local": Local}
+_TABLES: dict[str, type[Table]] = {
+    "gateway": Gateway,
+    "tls": Tls,
+    "names": Names,
+    "limits": Limits,
+    "domains": Domains,
+    "local": Local,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +186,9 @@ class _Reading:
     def _place(self, declared: FieldInfo | None, value: Any, path: Path) -> Any:
         if declared is None:
             return value
+        if (scheme := _scheme(declared)) and isinstance(value, str) and value.startswith(scheme):
+            file = value.removeprefix(scheme)
+            return scheme + os.path.normpath(os.path.join(self._source.folder, file)) if file else value
         if _is_path(declared):
             return _freeze(value, lambda text: os.path.normpath(os.path.join(self._source.folder, text)))
         if isinstance(value, dict) and _mentions(declared.annotation, SecretBytes):
@@ -227,6 +237,13 @@ def _freeze(value: Any, change: Any = lambda text: text) -> Any:
     if isinstance(value, list):
         return tuple(_freeze(one, change) for one in value)
     return change(value) if isinstance(value, str) else value
+
+
+def _scheme(declared: FieldInfo) -> str:
+    """What goes before a path in a value that need not be one, such as C{sqlite:}; C{""} elsewhere."""
+    extra = declared.json_schema_extra
+    scheme = extra.get("path_behind") if isinstance(extra, Mapping) else None
+    return scheme if isinstance(scheme, str) else ""
 
 
 def _is_path(declared: FieldInfo) -> bool:

@@ -16,6 +16,7 @@ from mailgw import registry
 from mailgw.config.endpoints import Address, address_of, collide
 from mailgw.config.faults import Fault, suggest
 from mailgw.config.lines import Path
+from mailgw.config.naming import faults_of_names
 
 Tables = Mapping[str, Any]
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
@@ -27,8 +28,8 @@ _CHOOSING = frozenset({"hash", "pool"})
 
 def faults_between(tables: Tables) -> list[Fault]:
     """Every fault that no value shows alone."""
-    rules = (_gateway, _there_is_something, _tls, _listeners, _same_port, _domains, _pools, _routes, _local)
-    return [fault for rule in rules for fault in rule(tables)]
+    places = (_tls, _listeners, _same_port, _domains, faults_of_names, _pools, _routes, _local)
+    return [fault for rule in (_gateway, _there_is_something, *places) for fault in rule(tables)]
 
 
 def _table(tables: Any, name: str) -> Tables:
@@ -111,8 +112,6 @@ def _listeners(tables: Tables) -> Iterator[Fault]:
                 address_of(endpoint)
             except ValueError as error:
                 yield (*path, "endpoint"), str(error)
-        if any(isinstance(network, str) for network in _texts(listener, "proxy_from")):
-            yield (*path, "proxy_from"), "the PROXY protocol is not built in this version"
         mode = _text(listener, "tls", "starttls")
         if mode in ("starttls", "optional", "implicit") and "tls" not in tables:
             words = f'tls = "{mode}" needs a [tls] table with certificate and key'
@@ -153,14 +152,22 @@ def _pools(tables: Tables) -> Iterator[Fault]:
 
 def _pool_login(pool: Tables) -> Iterator[Fault]:
     login = _text(pool, "login")
-    if pool.get("health", "0s") not in ("0s", 0):
-        yield ("health",), "health checks are not built in this version"
+    user, password = (pool.get(key, "") != "" for key in ("probe_user", "probe_password"))
+    if user and not password:
+        yield ("probe_password",), "is missing; probe_user needs it"
+    if password and not user:
+        yield ("probe_user",), "is missing; probe_password is of no use without it"
     for protocol in ("imap", "pop3", "managesieve") if login in ("none", "xclient") else ():
         if protocol in pool:
             yield (protocol,), f'is of no use: with login = "{login}" nobody is logged in there; it goes with smtp only'
     for key in ("master_user", "master_password"):
         if login in ("master", "authzid") and pool.get(key, "") == "":
             yield (key,), f'is missing; login = "{login}" needs it'
+    if login == "authzid" and _text(pool, "mechanism") in ("login", "command"):
+        yield ("mechanism",), 'must be "plain" or "best": only they can say whom to act as, as login = "authzid" wants'
+    for key, other in (("certificate", "key"), ("key", "certificate")):
+        if key in pool and other not in pool:
+            yield (other,), f"is missing; {key} needs it"
     smtp = _table(pool, "smtp")
     user, password = (smtp.get(key, "") != "" for key in ("service_user", "service_password"))
     if user and not password:

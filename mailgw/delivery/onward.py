@@ -82,17 +82,31 @@ class Connector:
             lmtp = backend.speak == "lmtp"
             transfer = Transfer(access, self._forward(), backend.tls == "starttls", self._hostname, lmtp, xclient)
             try:
-                connection, _ = await self.dialer.login(backend, transfer)
+                return await self._link(pool, backend, transfer)
             except BackendFailed as error:
-                (pool.succeeded if error.kind is Failure.REJECTED else pool.failed)(backend, "smtp")
-                if error.kind is not Failure.CONNECT or backend is candidates[-1]:
+                self._count(pool, backend, error)
+                if error.kind not in (Failure.CONNECT, Failure.FULL) or backend is candidates[-1]:
                     raise
                 self.log.warn("{session} {reason}; trying the next", session=self.session_id, reason=error.reason)
-            else:
-                pool.succeeded(backend, "smtp")
-                pool.opened(backend)
-                return Link(connection, transfer, self.dialer.reactor, partial(pool.closed, backend))
         raise BackendFailed(Failure.CONNECT, f"pool {pool.name} has no member")
+
+    async def _link(self, pool: IPool, backend: Backend, transfer: Transfer) -> Link:
+        """Get to one backend, once it has a place."""
+        await pool.reserve(backend)
+        try:
+            connection, _ = await self.dialer.login(backend, transfer)
+            pool.succeeded(backend, "smtp")
+            pool.opened(backend, "smtp")
+        finally:
+            pool.release(backend)
+        return Link(connection, transfer, self.dialer.reactor, partial(pool.closed, backend, "smtp"))
+
+    def _count(self, pool: IPool, backend: Backend, error: BackendFailed) -> None:
+        if error.kind is Failure.REJECTED:
+            pool.succeeded(backend, "smtp")
+        else:
+            forward = self._forward()
+            pool.failed(backend, "smtp", error.kind, forward.login, forward.peer.host)
 
 
 class Onward:

@@ -26,7 +26,7 @@ from mailgw.errors import LoginRefused, MailgwError
 from mailgw.interfaces import IChunkedMessage, IFrontend, IPreparedMessage
 from mailgw.model import Login
 from mailgw.settings import Listener
-from mailgw.wire.events import Chunk, Data, EndOfMail, Event, Mail, Recipient, Reply, Reset
+from mailgw.wire.events import Chunk, Data, EndOfMail, Event, Forwarded, Mail, Recipient, Reply, Reset
 from mailgw.wire.replies import GO_AHEAD, TROUBLE
 from mailgw.wire.smtp import SmtpServer
 
@@ -133,6 +133,11 @@ class SmtpSession(Session):
                 self._deciding.cancel()
             self._part()
         super().connectionLost(reason)
+
+    def bring(self, told: Forwarded) -> None:
+        self._part()  # backends have been told of another client
+        self._leave()
+        super().bring(told)
 
     def _part(self) -> None:
         """Leave nothing behind us open."""

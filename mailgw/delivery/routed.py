@@ -18,12 +18,11 @@ from mailgw.delivery.envelope import IDelivery, Origin, RecipientRefused, Sender
 from mailgw.delivery.onward import Connector, Onward
 from mailgw.delivery.policy import ANOTHER_DESTINATION, NO_SUCH_USER, RELAY_DENIED, Policy
 from mailgw.delivery.trace import received
-from mailgw.edge.access import access_to
+from mailgw.edge.access import access_to, forward_of, mechanism_of
 from mailgw.edge.dialer import Dialer
 from mailgw.errors import BackendFailed, DirectoryDown, LoginRefused
 from mailgw.interfaces import IChunkedMessage, IDirectory, IMailStore, IPool, IRouter, ISession
 from mailgw.model import Access, Envelope, Forward, Identity, Route
-from mailgw.model import Origin as OriginOfSession
 from mailgw.settings import Settings
 from mailgw.wire.replies import TROUBLE
 
@@ -58,6 +57,7 @@ class RoutedDelivery:
     def __init__(self, identity: Identity | None, session: ISession, desk: Desk) -> None:
         """@param identity: who is logged in; C{None} for the world, on MX."""
         self.username = identity.username if identity is not None else ""
+        self._known_as = self.username  # on backends
         self._identity, self._session, self._desk = identity, session, desk
         # The user's own password is needed for as long as mail may be sent with it, which is the session.
         self._login = session.login if identity is not None else None
@@ -70,13 +70,10 @@ class RoutedDelivery:
         self._boxes: dict[str, IChunkedMessage] = {}
 
     def _forward(self) -> Forward:
-        session = self._session
-        return Forward(session.session_id, session.peer, session.secure, login=self.username, helo=self._helo)
+        return forward_of(self._session, self._known_as, self._helo, self._session.client_tls())
 
     def _envelope(self) -> Envelope:
-        session = self._session
-        origin = OriginOfSession(session.session_id, session.protocol, session.peer, session.secure)
-        return Envelope(origin, self._helo, self._origin.text)
+        return Envelope(self._session.origin(), self._helo, self._origin.text)
 
     def reset(self) -> None:
         destination, self._destination = self._destination, ""
@@ -146,13 +143,14 @@ class RoutedDelivery:
         """
         address: str = user.dest.text
         if self._desk.policy.is_ours(address):
-            owner = await self._desk.directory.lookup(self._desk.policy.lookup_name(address), self._envelope())
+            envelope = self._envelope()
+            owner = await self._desk.directory.lookup(self._desk.policy.lookup_name(address), envelope)
             if owner is None:
                 raise RecipientRefused(user.dest, NO_SUCH_USER)
-            return owner, await self._desk.router.route(owner, "smtp")
+            return owner, await self._desk.router.route(owner, "smtp", envelope.origin)
         if self._identity is None:
             raise RecipientRefused(user.dest, RELAY_DENIED)
-        route = await self._desk.router.route(self._identity, "smtp")
+        route = await self._desk.router.route(self._identity, "smtp", self._session.origin())
         if route.local or self._desk.pools[route.pool].options.smtp is None:
             raise RecipientRefused(user.dest, RELAY_DENIED)
         return self._identity, route
@@ -162,7 +160,7 @@ class RoutedDelivery:
             return self._local(user, owner)
         onward = self._onward(user, self._desk.pools[route.pool], owner, route, await self._sender(owner, route))
         if onward.candidates[0].speak == "lmtp" and self._desk.policy.is_ours(address):
-            address = owner.username  # LMTP is the last hop: behind it nobody knows aliases any more
+            address = route.username or owner.username  # LMTP is the last hop: behind it nobody knows aliases
         reply = await onward.recipient(address)
         if not reply.good:
             raise RecipientRefused(user.dest, reply)
@@ -174,7 +172,7 @@ class RoutedDelivery:
             return route
         if self._way_out is None:
             try:
-                self._way_out = await self._desk.router.route(self._identity, "smtp")
+                self._way_out = await self._desk.router.route(self._identity, "smtp", self._session.origin())
             except LoginRefused:  # nowhere: then with the name and the password of the login
                 self._way_out = Route("")
         return self._way_out
@@ -218,9 +216,11 @@ class RoutedDelivery:
         """
         if self._identity is None:
             return None, False
+        self._known_as = self.username if sender.username is None else sender.username
         smtp = pool.options.smtp
         if smtp is not None and smtp.service_user:
-            return Access(smtp.service_user, smtp.service_password.get_secret_value()), False
+            password = smtp.service_password.get_secret_value()
+            return Access(smtp.service_user, password, "", mechanism_of(pool.options)), False
         if speak == "lmtp":
             return None, False
         return access_to(pool.options, self.username, self._login, sender), pool.options.login == "xclient"

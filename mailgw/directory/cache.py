@@ -7,7 +7,6 @@ seen: a different one always asks. Look-ups pass through. It holds no password: 
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,25 +14,20 @@ from hashlib import blake2b
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from mailgw.directory.sharing import SharedCalls
 from mailgw.interfaces import IDirectory
+from mailgw.memory import MAX_ENTRIES, Memory, SharedCalls
 from mailgw.model import Envelope, Identity, Login
-
-MAX_ENTRIES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """A login that was good.
 
-    @ivar typed: the user name as the client sent it.
     @ivar secret: tells one password of a user from another, nothing else.
     """
 
     identity: Identity
-    typed: str
     secret: bytes
-    expires: float
 
 
 def _alike(login: Login) -> str:
@@ -60,28 +54,32 @@ class CachedDirectory:
         """
         self.name: str = directory.name
         self._directory = directory
-        self._clock = clock
         self._seconds = seconds
-        self._size = size
         self._vary = vary
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._keys: dict[str, set[bytes]] = {}
+        self._memory: Memory[_Entry] = Memory(clock, size)
         self._calls: SharedCalls[Identity | None] = SharedCalls()
         self._key = secrets.token_bytes(32)
-        self._flushes = 0
 
     async def authenticate(self, login: Login) -> Identity | None:
         if self._seconds <= 0:
             return await self._directory.authenticate(login)
         key = self._digest(login.username, login.password, login.mechanism, login.authzid, self._vary(login))
-        entry = self._entries.get(key)
-        if entry is not None and entry.expires > self._clock.seconds():
-            self._entries.move_to_end(key)
+        entry = self._memory.recall(key)
+        if entry is not None:
             return entry.identity
         return await self._calls.ask(key, lambda: self._ask(key, login))
 
     async def lookup(self, address: str, envelope: Envelope | None = None) -> Identity | None:
         return await self._directory.lookup(address, envelope)
+
+    def question(self, user: str) -> str:
+        """As the directory behind this cache has it."""
+        question = getattr(self._directory, "question", None)
+        return str(question(user)) if question else ""
+
+    def holds(self, user: str) -> int:
+        """How many logins are remembered of a user, by canonical name."""
+        return len(self._memory.about(user))
 
     def start(self) -> None:
         self._directory.start()
@@ -95,40 +93,22 @@ class CachedDirectory:
 
         What is being asked at this moment is not remembered either: its answer may be older than the change.
         """
-        self._flushes += 1
-        wanted = user.lower() if user is not None else None
-        gone = [
-            key
-            for key, entry in self._entries.items()
-            if wanted is None or wanted in (entry.identity.username.lower(), entry.typed.lower())
-        ]
-        for key in gone:
-            self._forget(key)
-        return len(gone)
+        return self._memory.flush(user)
 
     async def _ask(self, key: bytes, login: Login) -> Identity | None:
-        flushes = self._flushes
+        flushes = self._memory.flushes
         identity = await self._directory.authenticate(login)
-        if identity is not None and flushes == self._flushes:
+        if identity is not None and flushes == self._memory.flushes:
             self._remember(key, login, identity)
         return identity
 
     def _remember(self, key: bytes, login: Login, identity: Identity) -> None:
         secret = self._digest(identity.username, login.password)
         # A new password that is good ends the old one's stay: whoever changed it wants the old one to be dead.
-        for other in list(self._keys.get(identity.username, ())):
-            if other == key or self._entries[other].secret != secret:
-                self._forget(other)
-        while len(self._entries) >= self._size:
-            self._forget(next(iter(self._entries)))
-        self._entries[key] = _Entry(identity, login.username, secret, self._clock.seconds() + self._seconds)
-        self._keys.setdefault(identity.username, set()).add(key)
-
-    def _forget(self, key: bytes) -> None:
-        name = self._entries.pop(key).identity.username
-        self._keys[name].remove(key)
-        if not self._keys[name]:
-            del self._keys[name]
+        for other, entry in self._memory.about(identity.username):
+            if entry.identity.username == identity.username and entry.secret != secret:
+                self._memory.forget(other)
+        self._memory.keep(key, _Entry(identity, secret), self._seconds, identity.username, login.username)
 
     def _digest(self, *fields: str | bytes) -> bytes:
         """A keyed hash of the fields, each with its length: no two lists of fields look the same."""

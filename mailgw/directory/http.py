@@ -150,6 +150,10 @@ class HttpDirectory:
             return None
         return self._found(address, await self._ask(recipient_question(address, envelope)))
 
+    def question(self, user: str) -> str:
+        """The servers that are asked."""
+        return " ".join(self._options.uri)
+
     async def locate(self, username: str, protocol: str) -> Identity | None:
         """Ask where a user goes whom somebody else has let in; C{None}: the server refuses.
 

@@ -39,8 +39,8 @@ from mailgw.directory.ldapentry import (
 from mailgw.directory.ldaplink import NO_ATTRIBUTES, Link, escape, filter_fault, tls_context
 from mailgw.directory.names import refuse_malformed, split_name, well_formed
 from mailgw.directory.servers import NoAnswer, Server, Servers
-from mailgw.directory.sharing import SharedCalls
-from mailgw.directory.threads import Crew
+from mailgw.memory import SharedCalls
+from mailgw.crew import Crew
 from mailgw.errors import DirectoryDown, LoginRefused, MailgwError, SettingsError
 from mailgw.interfaces import IDirectory, IHouse
 from mailgw.model import Envelope, Identity, Login, RefusalKind
@@ -212,6 +212,11 @@ class LdapDirectory:
             self._complain(fault)
             raise DirectoryDown(f"{self.name}: {fault}") from None
 
+    def question(self, user: str) -> str:
+        """Where a look-up of this name searches for what, as an administrator would type it."""
+        template, values = self._lookup(user)
+        return f"{self._options.base} {fill(template, escape, values)}"
+
     def start(self) -> None:
         self._crew.start()
 
@@ -267,14 +272,17 @@ class LdapDirectory:
         return identity, 0.0
 
     def _find_recipient(self, address: str) -> Identity | None:
-        """A name without a domain is no address: it is looked for as at a login."""
         until = self._clock.seconds() + self._options.timeout
-        template = self._lookup_filter if "@" in address else self._options.filter
-        values = {**_names(address), "address": address}
+        template, values = self._lookup(address)
         entries = self._search(until, self._options.base, template, values, self._attributes)
         if len(entries) > 1:
             raise EntryFault(f"several entries match {address!r}")
         return self._identity(until, entries[0]) if entries else None
+
+    def _lookup(self, address: str) -> tuple[str, dict[str, str]]:
+        """A name without a domain is no address: it is looked for as at a login."""
+        template = self._lookup_filter if "@" in address else self._options.filter
+        return template, {**_names(address), "address": address}
 
     def _identity(self, until: float, entry: Entry) -> Identity:
         options = self._options

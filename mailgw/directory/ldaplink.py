@@ -1,6 +1,6 @@
 """One connection to one LDAP server, through ldap3.
 
-The only file that imports ldap3, which blocks: a L{Link} lives in the threads of a L{mailgw.directory.threads.Crew}.
+The only file that imports ldap3, which blocks: a L{Link} lives in the threads of a L{mailgw.crew.Crew}.
 It follows no referral, opens nothing again by itself, and says nothing about which user an entry is.
 """
 

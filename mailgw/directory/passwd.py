@@ -19,7 +19,7 @@ from mailgw.directory import schemes
 from mailgw.directory.cache import CachedDirectory
 from mailgw.directory.names import refuse_malformed
 from mailgw.directory.passwdfile import FaultyFile, Line, PasswdFile, read_lines
-from mailgw.directory.threads import Crew
+from mailgw.crew import Crew
 from mailgw.errors import DirectoryDown, LoginRefused
 from mailgw.interfaces import IDirectory, IHouse
 from mailgw.model import Envelope, Identity, Login, RefusalKind
@@ -144,6 +144,10 @@ class PasswdDirectory:
         users = self._current()
         line = users.find(address)
         return self._identity(users, line) if line else None
+
+    def question(self, user: str) -> str:
+        """The file that is looked into."""
+        return self._path
 
     def start(self) -> None:
         self._crew.start()

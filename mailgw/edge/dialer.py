@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import cycle
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -220,6 +221,20 @@ class _Patience:
         self._waits.end(self._wait)
 
 
+class Sources:
+    """Addresses of ours, in turn within each family."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        families = {version: [one for one in addresses if _version(one) == version] for version in (4, 6)}
+        self._turns = {version: cycle(found) for version, found in families.items() if found}
+        self._first = _version(addresses[0])
+
+    def next(self, version: int) -> str:
+        """The next one to reach an address of that version from; 0: a name, for which the first one's family counts."""
+        turn = self._turns.get(version or self._first)
+        return next(turn) if turn is not None else ""
+
+
 class Dialer:
     """Opens connections to backends."""
 
@@ -233,6 +248,7 @@ class Dialer:
         self.reactor, self._tls, self.limits, self._pools = reactor, tls, limits, pools
         self._logins = Waits(reactor, limits.backend_login)
         self._ends: set[tuple[str, int]] = set()
+        self._sources = {name: Sources(pool.source) for name, pool in pools.items() if pool.source}
 
     def refuse_own(self, peer: Peer) -> None:
         """See that a client is not ourselves: then its backend would be us, and each hop would dial the next one.
@@ -258,7 +274,8 @@ class Dialer:
             connection = BackendConnection(backend, dialogue, tls, self._ends, self._header(backend, dialogue))
             factory = _Quiet.forProtocol(lambda: connection)
             if _version(backend.host) and isinstance(self.reactor, StreamReactor):
-                endpoint = StreamEndpoint(self.reactor.nest, backend.host, backend.port, self.limits.connect)
+                where = backend.host, backend.port, self.limits.connect, self._source(backend)
+                endpoint = StreamEndpoint(self.reactor.nest, *where)
                 await wait(endpoint.connect(factory))
             else:
                 await self._reach(self._endpoint(backend).connect(factory), wait)
@@ -267,6 +284,11 @@ class Dialer:
         except (ConnectError, DNSLookupError, OSError, ValueError) as error:  # ValueError: what is no name in the DNS
             raise BackendFailed(FailureKind.CONNECT, f"{backend}: {error}") from None
         return connection
+
+    def _source(self, backend: Backend) -> str:
+        """The address of ours to connect from, C{""} where the pool has none for that family."""
+        sources = self._sources.get(backend.pool)
+        return sources.next(_version(backend.host)) if sources is not None else ""
 
     def _header(self, backend: Backend, dialogue: Any) -> bytes:
         """The PROXY header for a pool that wants one; of a dialogue that has no client, a health check's, our own."""
@@ -286,13 +308,14 @@ class Dialer:
             raise
 
     def _endpoint(self, backend: Backend) -> Any:
-        timeout = self.limits.connect
+        timeout, source = self.limits.connect, self._source(backend)
+        bind = (source, 0) if source else None
         match _version(backend.host):
             case 4:
-                return TCP4ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
+                return TCP4ClientEndpoint(self.reactor, backend.host, backend.port, timeout, bind)
             case 6:
-                return TCP6ClientEndpoint(self.reactor, backend.host, backend.port, timeout)
-        return HostnameEndpoint(self.reactor, backend.host, backend.port, timeout, attemptDelay=ATTEMPT_DELAY)
+                return TCP6ClientEndpoint(self.reactor, backend.host, backend.port, timeout, bind)
+        return HostnameEndpoint(self.reactor, backend.host, backend.port, timeout, bind, ATTEMPT_DELAY)
 
     async def login(self, backend: Backend, dialogue: IClientDialogue) -> tuple[BackendConnection, Ready]:
         """Connect and carry the dialogue until it is logged in.

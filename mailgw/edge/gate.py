@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -22,10 +21,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgw.edge.networks import Network, within
 from mailgw.model import Peer
 from mailgw.wire.proxyheader import HeaderReader
-
-Network = IPv4Network | IPv6Network
 
 DEADLINE = 5.0
 """Seconds that a proxy, which is near and has the header ready, may take to send it."""
@@ -35,31 +33,36 @@ GLANCE = 8192
 
 @implementer(IProtocolFactory)
 class GateFactory:
-    """Stands before the factory of a listener, whatever TLS that has around it."""
+    """Stands before the factory of a listener, whatever TLS that has around it.
+
+    @ivar waiting: the gates whose header has not come yet.
+    """
 
     def __init__(self, reactor: Any, factory: Any, networks: Iterable[Network], deadline: float = DEADLINE) -> None:
         """
         @param networks: whose header is believed, and has to come.
         @param deadline: in seconds.
         """
-        self.reactor, self.factory, self.deadline = reactor, factory, deadline
-        self._networks = tuple(networks)
+        self.reactor, self.deadline = reactor, deadline
+        self.waiting: set[Gate] = set()
+        self.renew(factory, networks)
+
+    def renew(self, factory: Any, networks: Iterable[Network]) -> None:
+        """Let in to another factory from now on, those too who wait already; parameters as in the constructor."""
+        self.factory, self._networks = factory, tuple(networks)
         self.doStart, self.doStop = factory.doStart, factory.doStop
+
+    def turn_away(self) -> None:
+        """Nobody who waits now gets in."""
+        for gate in tuple(self.waiting):
+            gate.turn_away("")
 
     def buildProtocol(self, addr: Any) -> Any:
         """A gate, or where there is nothing for one to do, what the listener answers with."""
-        asked = self._is_proxy(getattr(addr, "host", ""))
+        asked = within(getattr(addr, "host", ""), self._networks)
         if asked or getattr(self.factory, "tls", None) is not None:
             return Gate(self, asked)
         return self.factory.buildProtocol(addr)
-
-    def _is_proxy(self, host: str) -> bool:
-        try:
-            address = ip_address(host.partition("%")[0])
-        except ValueError:  # a UNIX socket's peer
-            return False
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in network for network in self._networks)
 
 
 class Gate(Protocol):
@@ -79,6 +82,7 @@ class Gate(Protocol):
         if not self._asked:
             self._let_in(None)
             return
+        self._front.waiting.add(self)
         self.transport.pauseProducing()
         self._window = _Window(self, self.transport.getHandle())
         self._front.reactor.addReader(self._window)
@@ -120,7 +124,10 @@ class Gate(Protocol):
         transport, factory = self.transport, self._front.factory
         if peer is not None:
             client, here = _address(peer.host, peer.port), _address(peer.local_host, peer.local_port)
-            transport.getPeer, transport.getHost = lambda: client, lambda: here
+            if hasattr(transport, "set_ends"):
+                transport.set_ends(client, here)
+            else:
+                transport.getPeer, transport.getHost = lambda: client, lambda: here
         protocol = factory.buildProtocol(transport.getPeer())
         if protocol is None:
             transport.abortConnection()
@@ -132,6 +139,7 @@ class Gate(Protocol):
         protocol.makeConnection(transport)
 
     def _close_window(self) -> None:
+        self._front.waiting.discard(self)
         window, self._window = self._window, None
         if window is not None:
             self._front.reactor.removeReader(window)

@@ -22,6 +22,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgw.edge.gate import GateFactory
 from mailgw.edge.session import Front, Session
 from mailgw.edge.streamport import SecureFactory, StreamReactor
 from mailgw.edge.tls import ServerTls
@@ -87,6 +88,7 @@ class ListeningService(Service):
         self._reactor = reactor
         self._listen: Listen = listen or partial(self.bind, reactor)
         self.port: Any = None
+        self._gate: GateFactory | None = None
         self.renew(listener, factory, tls)
         self._failure: Failure | None = None
 
@@ -118,6 +120,11 @@ class ListeningService(Service):
         self._factory: Any = factory
         if tls is not None and listener.tls == "implicit":
             self._factory = self._secured(factory, tls)
+        if self._gate is not None:
+            self._gate.renew(self._factory, listener.proxy_from)
+        elif listener.proxy_from:
+            self._gate = GateFactory(self._reactor, self._factory, listener.proxy_from)
+        self._factory = self._gate or self._factory
         if self.port is not None:
             self.port.factory = self._factory
 
@@ -128,6 +135,16 @@ class ListeningService(Service):
         secured = TLSMemoryBIOFactory(tls, False, factory, self._reactor)
         secured.noisy = False
         return secured
+
+    @property
+    def waiting(self) -> int:
+        """Connections whose PROXY header has not come yet, and that are nobody's session therefore."""
+        return len(self._gate.waiting) if self._gate is not None else 0
+
+    def turn_away(self) -> None:
+        """End those connections."""
+        if self._gate is not None:
+            self._gate.turn_away()
 
     @staticmethod
     def bind(reactor: Any, endpoint: str, factory: IProtocolFactory) -> Deferred[IListeningPort]:

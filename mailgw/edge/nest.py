@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IHalfCloseableDescriptor, IReactorFDSet, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -149,7 +149,7 @@ class Nest:
     def _ended(self, selectable: Any, event: int) -> None:
         """There is nothing to read, and never will be: as the reactor tells it."""
         reading = self._wanted.get(selectable.fileno(), 0) & _IN
-        if reading and event & select.EPOLLHUP:
+        if reading and event & select.EPOLLHUP and IHalfCloseableDescriptor.providedBy(selectable):
             self.removeReader(selectable)
             selectable.readConnectionLost(Failure(ConnectionDone()))
         else:

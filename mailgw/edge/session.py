@@ -6,13 +6,12 @@ what to say is the dialogue's, where to go the portal's, what to do there the de
 
 from __future__ import annotations
 
-import base64
-import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from OpenSSL import SSL
 from twisted.cred.credentials import ICredentials
 from twisted.cred.portal import Portal
 from twisted.internet.defer import CancelledError, Deferred
@@ -30,14 +29,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
+from mailgw.edge.client import NO_TLS, complete, new_session_id, peer_of, tls_of
 from mailgw.edge.limits import Turnstile
+from mailgw.edge.networks import within
 from mailgw.edge.tls import ServerTls
 from mailgw.edge.waits import Wait, Waits
 from mailgw.errors import BackendFailed, DirectoryDown, LoginRefused
-from mailgw.interfaces import IDestination, IServerDialogue, ISession
+from mailgw.interfaces import IDestination, IPool, IServerDialogue, ISession
 from mailgw.model import Login, Origin, Peer, Refusal, RefusalKind
 from mailgw.settings import Limits, Listener
-from mailgw.wire.events import Close, Event, Send, StartTLS
+from mailgw.wire.events import Close, Event, Forwarded, Send, StartTLS
 from mailgw.wire.protocol import Terms
 
 LINGER = 5.0
@@ -57,6 +58,7 @@ class Front:
         """
         limits: Limits = house.settings.limits
         self.protocol, self.server, self.limits = listener.protocol, server, limits
+        self.endpoint = listener.endpoint
         self.reactor: Any = house.reactor
         self.deadlines = Waits(house.reactor, limits.login_deadline)
         self.portal: Portal = house.portal
@@ -75,32 +77,23 @@ class Front:
             login_attempts=limits.login_attempts,
             message_size=limits.message_size,
             recipients=limits.recipients,
+            capabilities=listener.capabilities,
+            learned=partial(_common, house.pools, listener.protocol),
         )
+        self.trusted = listener.trusted
+        self.trusting = replace(self.terms, trusted=True) if listener.trusted else None
 
 
-def _peer(peer: Any, host: Any) -> Peer:
-    """Both ends of a connection; on a UNIX socket nobody has an address."""
-    return Peer(
-        getattr(peer, "host", "local"), getattr(peer, "port", 0), getattr(host, "host", ""), getattr(host, "port", 0)
-    )
-
-
-def _cipher(transport: Any) -> tuple[str, str]:
-    """Version and cipher of TLS, where the transport can tell."""
-    handle = transport.getHandle() if hasattr(transport, "getHandle") else None
-    if not isinstance(handle, SSL.Connection):
-        return "", ""
-    return handle.get_protocol_version_name(), handle.get_cipher_name() or ""
+def _common(pools: Mapping[str, IPool], protocol: str) -> frozenset[str]:
+    """What all pools announce that serve a protocol, as far as it is known of one of them."""
+    serving = (pool for pool in pools.values() if getattr(pool.options, protocol, None) is not None)
+    known = [told for pool in serving if (told := pool.capabilities(protocol)) is not None]
+    return frozenset.intersection(*known) if known else frozenset()
 
 
 def _in_words(reason: Failure) -> str:
     """Why a connection ended. Clients that leave without TLS's farewell are too many to call it trouble."""
     return "closed" if isinstance(reason.value, ConnectionDone | ConnectionLost) else reason.getErrorMessage()
-
-
-def new_session_id() -> str:
-    """Sixteen letters and digits that name a session in every log on its way."""
-    return base64.b32encode(os.urandom(10)).decode().lower()
 
 
 @implementer(ISession, IHandshakeListener, IHalfCloseableProtocol, IPushProducer)
@@ -110,6 +103,8 @@ class Session(Protocol):
     log = Logger()
     transport: Any
     avatar: type[Interface] = IDestination
+    ttl = 7
+    _bringer: Peer | None = None
 
     def __init__(self, front: Front) -> None:
         self._front = front
@@ -141,14 +136,15 @@ class Session(Protocol):
     def connectionMade(self) -> None:
         front, transport = self._front, self.transport
         self._accepted = front.reactor.seconds()
-        self.peer = _peer(transport.getPeer(), transport.getHost())
+        self.peer = peer_of(transport)
         front.sessions.add(self)
         self._count("connections")
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
         implicit = front.terms.tls == "implicit"
-        self._dialogue = front.server(front.terms, implicit)
+        terms = front.trusting if front.trusting and within(self.peer.host, front.trusted) else front.terms
+        self._dialogue = front.server(terms, implicit)
         self._deadline = front.deadlines.begin(lambda: self._expire("too slow to log in"))
         transport.registerProducer(self, True)
         self._counted = front.turnstile.admit(self.peer.host)
@@ -160,7 +156,7 @@ class Session(Protocol):
     def _turn_away(self) -> None:
         """Too many connections: say so where that costs no handshake, and be gone."""
         self._ending = "too many connections from this address"
-        if self._front.terms.tls == "implicit":
+        if self._front.terms.tls == "implicit" and not self.secure:
             self.transport.abortConnection()
         else:
             self._farewell("Too many connections")
@@ -168,6 +164,8 @@ class Session(Protocol):
     def handshakeCompleted(self) -> None:
         self.secure = True
         greeting = self._front.terms.tls == "implicit"
+        if self._bringer is not None:  # what was told in clear does not count (RFC 3207 §4.2)
+            self._become(self._bringer)
         self.carry(self._dialogue.greet() if greeting else self._dialogue.secured())
 
     def dataReceived(self, data: bytes) -> None:
@@ -261,12 +259,42 @@ class Session(Protocol):
                 self._lose()
             case Login():
                 self._begin(event)
+            case Forwarded():
+                self.bring(event)
             case _:
                 self.other(event)
 
     def other(self, event: Event) -> None:
         """An event that only a kind of session with more to do than logging in knows."""
         raise NotImplementedError(f"{type(event).__name__} from a login dialogue")
+
+    def bring(self, told: Forwarded) -> None:
+        """Who is in front has told of the client behind it: limits, logs and backends see that one from now on."""
+        if told.ttl is not None:
+            self.ttl = min(self.ttl, told.ttl - 1)  # nobody can make it more
+        if told.peer is None:
+            return
+        own, bringer = self.session_id.rpartition(".")[2], self._bringer or self.peer
+        self._bringer = bringer
+        if told.session_id:  # ours stays in it, as a webmail may call many connections the same
+            self.session_id = f"{told.session_id}.{own}"
+        self.log.info(
+            "{session} {protocol} {bringer} brings {client}, as {own}",
+            session=self.session_id,
+            protocol=self.protocol,
+            bringer=bringer.host,
+            client=told.peer.host,
+            own=own,
+        )
+        self._become(complete(told.peer, bringer))
+
+    def _become(self, peer: Peer) -> None:
+        """Be another client's connection."""
+        self._front.turnstile.leave(self.peer.host)
+        self.peer = peer
+        self._counted = self._front.turnstile.admit(peer.host)
+        if not self._counted:
+            self._turn_away()
 
     # --- endings -----------------------------------------------------------------------------------------------------
 
@@ -315,6 +343,11 @@ class Session(Protocol):
             self._linger.cancel()
         self._deadline = self._linger = None
 
+    # --- what backends may be told ------------------------------------------------------------------------------------
+
+    def client_tls(self) -> tuple[str, str, str]:
+        return tls_of(self.transport) if self.secure else NO_TLS
+
     # --- what administrators see -------------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, Any]:
@@ -354,10 +387,15 @@ class Session(Protocol):
 
     # --- the login ---------------------------------------------------------------------------------------------------
 
+    def origin(self) -> Origin:
+        """What may be known of this connection now."""
+        version, cipher, sni = self.client_tls()
+        about = self.session_id, self.protocol, self.peer, self.secure, max(1, self._attempts)
+        return Origin(*about, (version, cipher), sni, self._front.endpoint)
+
     def _begin(self, login: Login) -> None:
         self._attempts += 1
-        cipher = _cipher(self.transport) if self.secure else ("", "")
-        origin = Origin(self.session_id, self.protocol, self.peer, self.secure, self._attempts, cipher)
+        origin = self.origin()
         login = Login(login.username, login.password, login.mechanism, login.authzid, origin)
         self.login = login
         self.transport.pauseProducing()

@@ -41,6 +41,8 @@ BREATH = 1.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK})
 _NONE = -1
+_BIND_NO_PORT = 24
+"""Linux's IP_BIND_ADDRESS_NO_PORT: a port is chosen when it is known to whom, so that there are enough of them."""
 
 log = Logger()
 
@@ -149,6 +151,10 @@ class StreamPort:
         """The reactor stops, or found the socket broken."""
         self.stopListening()
 
+    def readConnectionLost(self, reason: Failure) -> None:
+        """Somebody who has the socket, too, has shut it down: a master that stops."""
+        self.stopListening()
+
     def stopReading(self) -> None:
         """Accept no more, and leave the socket open."""
         self._open = False
@@ -183,13 +189,16 @@ class Dialling:
         timeout: float,
         connected: Callable[[socket.socket, Any], None],
         failed: Callable[[Failure], None],
+        source: str = "",
     ) -> None:
         """
         @param name: an IPv4 or IPv6 address, and a port.
         @param timeout: in seconds.
         @param connected: called with the socket and its other end's address, in a later turn of the reactor; or
         @param failed: called instead, with one of L{twisted.internet.error}'s reasons.
+        @param source: the address to connect from, of the same family.
         """
+        self._source = source
         self._reactor, self._connected, self._failed = reactor, connected, failed
         self._family = socket.AF_INET6 if isIPv6Address(name[0]) else socket.AF_INET
         self._name: Any = name if self._family == socket.AF_INET else (*name, 0, 0)
@@ -201,7 +210,7 @@ class Dialling:
             if "%" in self._name[0]:  # a scope, which has to become a number
                 host, port = self._name[:2]
                 self._name = socket.getaddrinfo(host, port, self._family, flags=socket.AI_NUMERICHOST)[0][4]
-            skt = socket.socket(self._family, socket.SOCK_STREAM)
+            skt = self._made()
         except OSError as error:
             self._reactor.callLater(0, self._fail, ConnectError(error.errno, error.strerror or str(error)))
             return
@@ -212,6 +221,17 @@ class Dialling:
             self._reactor.callLater(0, self._fail, _trouble(number))
         else:
             self._reactor.addWriter(self)
+
+    def _made(self) -> socket.socket:
+        skt = socket.socket(self._family, socket.SOCK_STREAM)
+        if self._source:
+            try:
+                skt.setsockopt(socket.IPPROTO_IP, _BIND_NO_PORT, 1)
+                skt.bind((self._source, 0))
+            except OSError:
+                skt.close()
+                raise
+        return skt
 
     def doWrite(self) -> None:
         assert self._socket is not None
@@ -271,12 +291,13 @@ def _trouble(number: int) -> ConnectError:
 class StreamEndpoint:
     """Dials an address. Twisted's endpoints would leave a wrapper around the protocol, for every octet to pass."""
 
-    def __init__(self, reactor: Any, host: str, port: int, timeout: float) -> None:
+    def __init__(self, reactor: Any, host: str, port: int, timeout: float, source: str = "") -> None:
         """
         @param reactor: the L{Nest} of a L{StreamReactor}.
         @param host: an IPv4 or IPv6 address.
+        @param source: as L{Dialling}.
         """
-        self._reactor, self._name, self._timeout = reactor, (host, port), timeout
+        self._reactor, self._name, self._timeout, self._source = reactor, (host, port), timeout, source
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         def connected(skt: socket.socket, peer: Any) -> None:
@@ -287,7 +308,7 @@ class StreamEndpoint:
                 answer.callback(protocol)
 
         answer: Deferred[IProtocol] = Deferred(lambda _: dialling.abandon())
-        dialling = Dialling(self._reactor, self._name, self._timeout, connected, answer.errback)
+        dialling = Dialling(self._reactor, self._name, self._timeout, connected, answer.errback, self._source)
         dialling.connect()
         return answer
 
@@ -325,7 +346,7 @@ class StreamReactor:
 
     def connectTCP(self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None) -> Any:
         """As L{twisted.internet.interfaces.IReactorTCP}; the factory does not hear of the end of a connection."""
-        if bindAddress is not None or not (isIPAddress(host) or isIPv6Address(host)):
+        if not (isIPAddress(host) or isIPv6Address(host)):
             return self._reactor.connectTCP(host, port, factory, timeout, bindAddress)
 
         def connected(skt: socket.socket, peer: Any) -> None:
@@ -334,7 +355,8 @@ class StreamReactor:
         def failed(reason: Failure) -> None:
             factory.clientConnectionFailed(dialling, reason)
 
-        dialling = Dialling(self.nest, (host, port), timeout, connected, failed)
+        source = "" if bindAddress is None else bindAddress[0]
+        dialling = Dialling(self.nest, (host, port), timeout, connected, failed, source)
         factory.startedConnecting(dialling)
         dialling.connect()
         return dialling

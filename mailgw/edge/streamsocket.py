@@ -36,13 +36,18 @@ def address_of(family: int, name: Any) -> Any:
 class ConnectedSocket:
     """A socket with somebody at the other end."""
 
-    __slots__ = ("_peer", "socket")
+    __slots__ = ("_host", "_peer", "socket")
 
     def __init__(self, skt: socket.socket, peer: Any) -> None:
         """@param peer: the other end's address."""
         skt.setblocking(False)
         self.socket = skt
         self._peer = peer
+        self._host: Any = None
+
+    def set_ends(self, peer: Any, host: Any) -> None:
+        """Let these be both ends' addresses from now on, as a proxy in front has told them."""
+        self._peer, self._host = peer, host
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -51,7 +56,7 @@ class ConnectedSocket:
         return self._peer
 
     def getHost(self) -> Any:
-        return address_of(_FAMILIES[type(self._peer)], self.socket.getsockname())
+        return self._host or address_of(_FAMILIES[type(self._peer)], self.socket.getsockname())
 
     def getTcpNoDelay(self) -> bool:
         return bool(self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))

@@ -5,13 +5,17 @@ It opens no sockets. Which listener uses TLS, and when, is decided in L{mailgw.e
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from typing import Any
 
-from OpenSSL import SSL
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from OpenSSL import SSL, crypto
 from service_identity.hazmat import DNS_ID, IPAddress_ID, ServiceID, verify_service_identity
 from service_identity.pyopenssl import extract_patterns
 from twisted.internet import ssl
@@ -19,6 +23,7 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgw.errors import SettingsError
@@ -33,6 +38,9 @@ ALPN: Mapping[str, tuple[bytes, ...]] = {
     "lmtp": (b"lmtp",),
 }
 """What a client may offer by ALPN (RFC 7301); anything else is refused, against cross-protocol attacks (ALPACA)."""
+
+Pins = frozenset[str]
+"""Public keys, as C{pool.pin} has them."""
 
 
 def _versions(minimum: str) -> dict[str, Any]:
@@ -79,19 +87,25 @@ def server_context(pairs: Sequence[KeyPair], minimum: str) -> SSL.Context:
     context.set_alpn_select_callback(_select_alpn)
     context.set_passwd_cb(_no_passphrase)
     for pair in pairs:
-        _see_that_readable(pair)
-        try:
-            context.use_certificate_chain_file(pair.certificate)
-        except SSL.Error as error:
-            raise SettingsError([f"{pair.certificate}: no usable PEM certificate: {_one_line(error)}"]) from None
-        try:
-            context.use_privatekey_file(pair.key)
-            context.check_privatekey()
-        except SSL.Error as error:
-            raise SettingsError(
-                [f"{pair.key}: not the private key of {pair.certificate}: {_one_line(error)}"]
-            ) from None
+        _use_pair(context, pair)
     return context
+
+
+def _use_pair(context: SSL.Context, pair: KeyPair) -> None:
+    """Show this certificate.
+
+    @raise SettingsError: as L{server_context}.
+    """
+    _see_that_readable(pair)
+    try:
+        context.use_certificate_chain_file(pair.certificate)
+    except SSL.Error as error:
+        raise SettingsError([f"{pair.certificate}: no usable PEM certificate: {_one_line(error)}"]) from None
+    try:
+        context.use_privatekey_file(pair.key)
+        context.check_privatekey()
+    except SSL.Error as error:
+        raise SettingsError([f"{pair.key}: not the private key of {pair.certificate}: {_one_line(error)}"]) from None
 
 
 def _see_that_readable(pair: KeyPair) -> None:
@@ -197,9 +211,12 @@ class ServerTls:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Unverified:
-    """TLS towards a backend whose certificate nobody checks (C{verify = false}); SNI is sent all the same."""
+    """TLS towards a backend whose certificate nobody checks (C{verify = false}), but for its key where that is pinned;
+    SNI is sent all the same.
+    """
 
     def __init__(self, hostname: str, context: SSL.Context) -> None:
+        """@param context: asks L{_has_pinned_key} where keys are pinned."""
         self._hostname, self._context = hostname, context
 
     def clientConnectionForTLS(self, tlsProtocol: Protocol) -> SSL.Connection:
@@ -212,10 +229,27 @@ class _Unverified:
         return connection
 
 
+def _has_pinned_key(
+    pins: Pins, others_matter: bool, connection: SSL.Connection, certificate: Any, error: int, depth: int, good: int
+) -> bool:
+    """OpenSSL's question about each certificate of a chain, where keys are pinned.
+
+    @param others_matter: what OpenSSL says of the certificate counts too.
+    @raise SSL.Error: the last one has another key; in the form of OpenSSL's queue.
+    """
+    if depth == 0:
+        key = certificate.to_cryptography().public_key()
+        told = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if "sha256/" + base64.b64encode(sha256(told).digest()).decode() not in pins:
+            raise SSL.Error([("mailgw", "", "its key is none of those that are pinned")])
+    return bool(good) or not others_matter
+
+
 class _IdentifiedConnection(SSL.Connection):
-    """A connection that knows whose certificate it wants to see."""
+    """A connection that knows whose certificate it wants to see, and with which key."""
 
     wanted: ServiceID
+    pins: Pins = frozenset()
 
 
 def _identify(connection: SSL.Connection, certificate: Any, error: int, depth: int, good: int) -> bool:
@@ -225,6 +259,8 @@ def _identify(connection: SSL.Connection, certificate: Any, error: int, depth: i
     """
     if good and depth == 0:
         assert isinstance(connection, _IdentifiedConnection)
+        if connection.pins:
+            _has_pinned_key(connection.pins, True, connection, certificate, error, depth, good)
         verify_service_identity(extract_patterns(certificate), [connection.wanted], [])
     return bool(good)
 
@@ -234,22 +270,38 @@ class _Verified:
     """TLS towards a backend that has to show a certificate for its name."""
 
     def __init__(
-        self, hostname: str, stock: IOpenSSLClientConnectionCreator, context: Callable[[], SSL.Context]
+        self,
+        hostname: str,
+        stock: IOpenSSLClientConnectionCreator,
+        context: Callable[[], SSL.Context],
+        pins: Pins,
     ) -> None:
         """
         @param stock: Twisted's creator, which needs Twisted's TLS to refuse a certificate.
         @param context: gives a context that asks L{_identify}.
         """
-        self._stock, self._context = stock, context
+        self._stock, self._context, self._pins = stock, context, pins
         self._address = isIPAddress(hostname) or isIPv6Address(hostname)
         self._hostname = hostname.encode("ascii" if self._address else "idna")
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
-        return self._stock.clientConnectionForTLS(tlsProtocol)
+        connection: SSL.Connection = self._stock.clientConnectionForTLS(tlsProtocol)
+        if self._pins:
+            connection.set_verify(SSL.VERIFY_PEER, partial(self._look_at_key, tlsProtocol))
+        return connection
+
+    def _look_at_key(self, tls: Any, *asked: Any) -> bool:
+        """L{_has_pinned_key} for Twisted's TLS, to which a connection's own callback cannot raise."""
+        try:
+            return _has_pinned_key(self._pins, True, *asked)
+        except SSL.Error:
+            tls.failVerification(Failure())
+            return False
 
     def connection_on(self, skt: socket.socket) -> SSL.Connection:
         """As L{ServerTls.connection_on}."""
         connection = _IdentifiedConnection(self._context(), skt)
+        connection.pins = self._pins
         name = self._hostname.decode("ascii")
         connection.wanted = IPAddress_ID(name) if self._address else DNS_ID(name)
         if not self._address:  # an address has no place in SNI (RFC 6066 §3)
@@ -261,15 +313,20 @@ class PoolTls:
     """The client side of TLS towards one pool: its own context, so that no other leg's settings leak in."""
 
     def __init__(self, pool: Pool, minimum: str) -> None:
-        """@raise SettingsError: the pool's CA file cannot be read."""
-        self._verify = pool.verify
+        """@raise SettingsError: the pool's CA file or our certificate towards it cannot be used."""
+        self._verify, self._name, self._pins = pool.verify, pool.tls_name, frozenset(pool.pin)
         self._extra = _versions(minimum)
+        if pool.certificate and pool.key:
+            self._extra |= _shown(KeyPair(pool.certificate, pool.key))
         self._trust = _trust_of(pool.ca) if pool.ca else None
         self._creators: dict[str, IOpenSSLClientConnectionCreator] = {}
         self._context: SSL.Context | None = None
 
     def creator(self, host: str) -> IOpenSSLClientConnectionCreator:
-        """What a connection to that host starts TLS with; C{host} is the name (or address) in its certificate."""
+        """What a connection to that host starts TLS with; C{host} is the name (or address) in its certificate, unless
+        the pool says which one is.
+        """
+        host = self._name or host
         creator = self._creators.get(host)
         if creator is None:
             creator = self._creators[host] = self._make(host)
@@ -279,9 +336,12 @@ class PoolTls:
 
     def _make(self, host: str) -> IOpenSSLClientConnectionCreator:
         if not self._verify:
-            return _Unverified(host, ssl.CertificateOptions(verify=False, **self._extra).getContext())
+            context = ssl.CertificateOptions(verify=False, **self._extra).getContext()
+            if self._pins:
+                context.set_verify(SSL.VERIFY_PEER, partial(_has_pinned_key, self._pins, False))
+            return _Unverified(host, context)
         stock = ssl.optionsForClientTLS(host, trustRoot=self._trust, extraCertificateOptions=self._extra)
-        return _Verified(host, stock, self._verifying)
+        return _Verified(host, stock, self._verifying, self._pins)
 
     def _verifying(self) -> SSL.Context:
         """One context for all hosts of the pool: reading the authorities costs time and memory."""
@@ -299,6 +359,10 @@ def _trust_of(path: str) -> Any:
 
     @raise SettingsError: there are none.
     """
+    return ssl.trustRootFromCertificates(_certificates_of(path))
+
+
+def _certificates_of(path: str) -> list[ssl.Certificate]:
     try:
         with open(path, "rb") as file:
             text = file.read()
@@ -312,4 +376,20 @@ def _trust_of(path: str) -> Any:
         certificates = []
     if not certificates:
         raise SettingsError([f"{path}: no usable PEM certificate"])
-    return ssl.trustRootFromCertificates(certificates)
+    return certificates
+
+
+def _shown(pair: KeyPair) -> dict[str, Any]:
+    """What we show, as L{ssl.CertificateOptions} takes it.
+
+    @raise SettingsError: as L{server_context}.
+    """
+    _use_pair(SSL.Context(SSL.TLS_METHOD), pair)
+    first, *chain = _certificates_of(pair.certificate)
+    with open(pair.key, "rb") as file:
+        key = ssl.KeyPair.load(file.read(), crypto.FILETYPE_PEM)
+    return {
+        "certificate": first.original,
+        "privateKey": key.original,
+        "extraCertChain": [certificate.original for certificate in chain],
+    }

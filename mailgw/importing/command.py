@@ -88,6 +88,7 @@ def imported(path: str, maps: Sequence[str] = (), protocols: Sequence[str] = ())
             folder=folder,
             hostname=hostname(),
             guessed=named_after(path),
+            reverse=name_of,
         )
     except CannotImport as error:
         raise CannotImport(f"{path}: {error}") from None
@@ -113,6 +114,14 @@ def named_after(path: str) -> list[str]:
     """The protocol that Perdition reads a file for: C{perdition.imap4s.conf}."""
     found = re.search(r"\bperdition\.([a-z0-9]+)\.conf\Z", os.path.basename(path))
     return [found[1].upper()] if found else []
+
+
+def name_of(address: str) -> str:
+    """An address's host name, C{""} where it has none."""
+    try:
+        return socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]
+    except OSError:
+        return ""
 
 
 def hostname() -> str:

@@ -297,10 +297,21 @@ class _Translation:
                     "gateway has to be in service_user and service_password in [pool.main.smtp]"
                 )
                 self._draft.remark(server.own[0].line, "server", words)
+        self._header(pool)
         for protocol in self._protocols:
             table = self._draft.table(f"[pool.main.{protocol}]")
             table.set("port", _BACKEND_PORTS[protocol], "where the answer names none (Auth-Port)")
             table.set("tls", "none", "as nginx, which speaks no TLS to backends; better: starttls or implicit")
+
+    def _header(self, pool: Table) -> None:
+        """The PROXY header that backends get."""
+        said = [(server.value("proxy_protocol", "off"), server) for server in self._servers]
+        versions = {"v2" if value == "v2" else "v1" for value, _ in said if value != "off"}
+        if versions:
+            pool.set("proxy", max(versions), "proxy_protocol")
+        for value, server in said if len({value for value, _ in said}) > 1 else ():
+            words = f"proxy_protocol {value}: it is the pool's, for all listeners; {max(versions)} is taken"
+            self._draft.remark(server.own[0].line, "proxy_protocol", words)
 
     def _speaks(self, server: Server, protocol: str) -> bool:
         listens = [one for one in server.own if one.name == "listen" and one.arguments]

@@ -32,7 +32,6 @@ WORDS: dict[str, str] = {
         "no counterpart on purpose: what a backend says of a failed login is in the log under the session's id, the "
         "client gets a code that its program understands"
     ),
-    "proxy_protocol": f"{LATER}; the client's address reaches backends by IMAP ID and XCLIENT",
     "resolver": "no counterpart; names are resolved by the system, and those of clients not at all",
     "resolver_timeout": "no counterpart; names of clients are not looked up",
     "set_real_ip_from": "goes with listen … proxy_protocol only",
@@ -64,7 +63,7 @@ HANDLED = frozenset(
     {
         *("auth_http", "auth_http_header", "auth_http_timeout", "include", "listen", "max_errors", "protocol"),
         *("proxy_smtp_auth", "proxy_timeout", "server", "server_name", "smtp_auth", "ssl", "ssl_certificate"),
-        *("ssl_certificate_key", "ssl_protocols", "starttls", "timeout", "xclient"),
+        *("proxy_protocol", "ssl_certificate_key", "ssl_protocols", "starttls", "timeout", "xclient"),
     }
 )
 """Directives that L{mailgw.importing.nginx} looks at."""

@@ -7,13 +7,14 @@ judges them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mailgw.importing import perditionmaps
 from mailgw.importing.known import LATER, has_kind
 from mailgw.importing.perditionfile import Option, read_options
 from mailgw.importing.perditionmaps import MapFile
+from mailgw.importing.perditionnames import NameOptions
 from mailgw.importing.perditionwords import WORDS
 from mailgw.importing.toml import CannotImport, Draft, Imported, Table, Value, listed
 from mailgw.routing.target import split_host
@@ -61,6 +62,7 @@ def translate(
     folder: str = "/etc/perdition",
     hostname: str = "localhost",
     guessed: Sequence[str] = (),
+    reverse: Callable[[str], str] = lambda address: "",
 ) -> Imported:
     """Make settings of a perdition.conf.
 
@@ -70,19 +72,29 @@ def translate(
     @param folder: where relative paths in the file begin.
     @param hostname: for greetings; Perdition takes it from the machine.
     @param guessed: the protocols for a file that names none.
+    @param reverse: an address's host name, C{""} where it has none.
     @raise CannotImport: no settings can be made of it; the message says why.
     """
-    return _Translation(read_options(text), maps, origin, folder).settings(protocols, guessed, hostname)
+    return _Translation(read_options(text), maps, origin, folder, reverse).settings(protocols, guessed, hostname)
 
 
 class _Translation:
     """One perdition.conf on its way."""
 
-    def __init__(self, options: Sequence[Option], maps: Sequence[MapFile], origin: str, folder: str) -> None:
+    def __init__(
+        self,
+        options: Sequence[Option],
+        maps: Sequence[MapFile],
+        origin: str,
+        folder: str,
+        reverse: Callable[[str], str],
+    ) -> None:
         self._options = {option.name: option for option in options}  # of two the last one counts
         self._maps = maps
         self._folder = folder
+        self._reverse = reverse
         self._draft = Draft(origin)
+        self._names = NameOptions(options, self._draft)
         for option in options:
             if not option.known:
                 self._draft.remark(option.line, option.name, "Perdition 2.2 has no such option; left out")
@@ -97,9 +109,10 @@ class _Translation:
             self._tls()
         self._listeners(services, listening)
         self._user()
+        keys = self._write_names()
         pool_protocols = {service.protocol for service in services}
         members = self._members(pool_protocols)
-        found = perditionmaps.add_places(self._draft, self._options, self._maps, bool(members))
+        found = perditionmaps.add_places(self._draft, self._options, self._maps, bool(members), keys)
         if not found:
             raise CannotImport(perditionmaps.NOWHERE)
         self._pool(services, members)
@@ -230,6 +243,12 @@ class _Translation:
             return [split_host(text) for text in texts]
         except ValueError as error:
             raise CannotImport(f"line {self._line(name)}: {name}: {error}") from None
+
+    def _write_names(self) -> list[str]:
+        """What becomes of names; the keys of the maps."""
+        ldap, maps = perditionmaps.library(self._options) == "ldap", bool(self._maps)
+        self._names.write([host for host, _ in self._addresses()], self._reverse, maps=maps, ldap=ldap)
+        return self._names.keys(maps=maps)
 
     def _user(self) -> None:
         if "username" in self._options:

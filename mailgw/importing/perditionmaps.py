@@ -83,10 +83,13 @@ def maps_named(text: str) -> tuple[str, ...]:
     return ()
 
 
-def add_places(draft: Draft, options: Options, maps: Sequence[MapFile], default: bool) -> bool:
+def add_places(
+    draft: Draft, options: Options, maps: Sequence[MapFile], default: bool, keys: Sequence[str] = ()
+) -> bool:
     """Write who may log in, and where users go.
 
     @param default: the pool has members, for those who are in no map.
+    @param keys: what is looked up in the maps, where that is not the name.
     @return: whether there is any route.
     """
     kind = library(options)
@@ -99,7 +102,8 @@ def add_places(draft: Draft, options: Options, maps: Sequence[MapFile], default:
         directory.set("file", "users.passwd")
     _complain_of_library(draft, options, kind, bool(maps))
     for file in maps:
-        _add_table(draft, file, "posix_regex" in kind or file.path.endswith(".re"))
+        regex = "posix_regex" in kind or file.path.endswith(".re")
+        _add_table(draft, file, regex, keys, "username_from_database" in options)
     if searched:
         route = draft.table("[[route]]")
         route.set("kind", "attribute")
@@ -138,10 +142,10 @@ def map_faults(file: MapFile, regex: bool) -> tuple[str, ...]:
     return ()
 
 
-def _add_table(draft: Draft, file: MapFile, regex: bool) -> None:
+def _add_table(draft: Draft, file: MapFile, regex: bool, keys: Sequence[str], users: bool) -> None:
     for fault in map_faults(file, regex):
         draft.remark(0, "popmap", f"{file.path}:{fault}. `mailgw check` refuses the file until this is mended")
-    if not regex and re.search(r"^[^#:\n]+:[^#\n]*@", file.text, re.MULTILINE):
+    if not (regex or users) and re.search(r"^[^#:\n]+:[^#\n]*@", file.text, re.MULTILINE):
         words = (
             f"{file.path} names users beside hosts; mailgw reads them and leaves them out, as Perdition does without"
         )
@@ -156,6 +160,10 @@ def _add_table(draft: Draft, file: MapFile, regex: bool) -> None:
     route.set("file", file.path)
     if regex:
         route.set("match", "regex")
+    if keys:
+        route.set("keys", keys, "query_key")
+    if users:
+        route.set("username", True, "username_from_database")
     route.set("pool", "main")
 
 

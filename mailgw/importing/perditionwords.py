@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from mailgw.importing.known import LATER
 
-_NAME = (
-    f"{LATER}. The directory's canonical name of a user is what routes look up and backends are told, whatever form "
-    "the user typed; for LDAP see `filter` and `username`"
-)
 _LOG = "no counterpart; mailgw logs to standard error or to twistd's --logfile, passwords never"
 _CAPABILITY = "no counterpart; what is announced is what the gateway does, and after the login what the backend does"
 _PROCESS = "no counterpart; twistd or the service manager takes care of it"
@@ -27,7 +23,6 @@ _PASSPHRASE = (
 )
 
 WORDS: dict[str, str] = {
-    "add_domain": _NAME,
     "authenticate_in": "no counterpart for PAM; the [[directory]] checks every password before a backend is asked",
     "capability": _CAPABILITY,
     "client_server_specification": (
@@ -40,8 +35,6 @@ WORDS: dict[str, str] = {
     ),
     "connection_logging": _LOG,
     "debug": _LOG,
-    "domain_delimiter": f"{LATER}; the delimiter is @",
-    "explicit_domain": _NAME,
     "group": "no counterpart of its own; the groups are those of gateway.user",
     "help": "means nothing inside a file, in Perdition neither",
     "imap_capability": _CAPABILITY,
@@ -49,7 +42,6 @@ WORDS: dict[str, str] = {
     "log_facility": _LOG,
     "log_passwd": "no counterpart on purpose; passwords are never logged",
     "login_disabled": f"{LATER}; whoever must not log in yet keeps the gateway stopped, or the ports closed",
-    "lower_case": _NAME,
     "managesieve_capability": _CAPABILITY,
     "no_bind_banner": "no counterpart; every greeting has gateway.hostname",
     "no_daemon": _PROCESS,
@@ -57,7 +49,6 @@ WORDS: dict[str, str] = {
     "ok_line": "no counterpart; the answer to a login is the gateway's own",
     "pid_file": _PROCESS,
     "pop_capability": _CAPABILITY,
-    "query_key": f"{LATER}; what routes look up is the canonical name",
     "quiet": _LOG,
     "server_ok_line": "no counterpart; the answer to a login is the gateway's own",
     "server_resp_line": "no counterpart; the answer to a login is the gateway's own",
@@ -82,9 +73,5 @@ WORDS: dict[str, str] = {
     "ssl_outgoing_max_proto_version": _NEWEST,
     "ssl_passphrase_fd": _PASSPHRASE,
     "ssl_passphrase_file": _PASSPHRASE,
-    "strip_domain": _NAME,
     "tcp_keepalive": f"{LATER}; idle sessions end after limits.idle",
-    "username_from_database": (
-        f"{LATER}. Backends are told the canonical name; a user that a map names beside the host is left out"
-    ),
 }

@@ -45,6 +45,10 @@ class Accountant:
         """How many sessions a user has, by canonical name, in all workers."""
         return self._tally.total(_name(username))
 
+    def sessions_of(self, username: str | None) -> list[str]:
+        """The ids of the sessions that a user has in this process, of all users where left out."""
+        return [one for one, key in self._sessions.items() if username in (None, key.username)]
+
     def __len__(self) -> int:
         """How many sessions this process has."""
         return len(self._sessions)

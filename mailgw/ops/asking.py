@@ -38,6 +38,57 @@ def counts_table(row: Row) -> str:
     return aligned([(name, str(value)) for name, value in sorted(row.items(), key=lambda item: ("." in item[0], item))])
 
 
+_BACKENDS = ("POOL", "MEMBER", "PROTOCOL", "ADDRESS", "HEALTH", "STATE", "SESSIONS", "WEIGHT")
+
+
+def backends_table(rows: Iterable[Row]) -> str:
+    """C{mailgw backend}: a line for each service of each member; what checks found wrong is the last column."""
+    lines = [
+        (
+            row["pool"],
+            row["name"],
+            row["protocol"],
+            f"[{row['host']}]:{row['port']}" if ":" in row["host"] else f"{row['host']}:{row['port']}",
+            row["health"],
+            row["admin"],
+            str(row["sessions"]),
+            str(row["weight"]),
+            row.get("reason") or "",
+        )
+        for row in rows
+    ]
+    return aligned([(*_BACKENDS, "REASON" if any(line[-1] for line in lines) else ""), *lines])
+
+
+def route_table(row: Row) -> str:
+    """C{mailgw route}: a line for each thing that decided, in the order of the decision."""
+    lines = [("user", row["user"]), ("protocol", row["protocol"])]
+    for asked in row["directories"]:
+        query = f"{asked['query']}: " if asked["query"] else ""
+        lines.append((asked["directory"], f"{query}{asked['answer']}"))
+    if row["username"] is not None:
+        lines += [("canonical", row["username"]), ("groups", ", ".join(row["groups"]) or "-")]
+        lines += [(f"  {name}", ", ".join(values)) for name, values in sorted(row["attributes"].items())]
+        lines.append(("override", row["override"] or "-"))
+        if row["hold"]:
+            lines.append(("hold", f"new logins wait, at most {float(row['hold']):g} s: the user is being moved"))
+    lines += [("rule " + step["rule"], step["answer"]) for step in row["rules"]]
+    if row["pool"]:
+        lines.append(("pool", row["pool"]))
+    if row["cache"]:
+        lines.append(("cached", counted(row["cache"]) or "-"))
+    text = aligned(lines)
+    if row["members"]:
+        text += "\n\n" + backends_table(row["members"])
+    return f"{text}\n\n{'refused: ' + row['refused'] if row['refused'] else 'goes to ' + row['backend']}"
+
+
+def counted(counts: Row) -> str:
+    """Such as C{1 login, 0 routes}; what could not be counted is left out."""
+    known = [(count, what.removesuffix("s")) for what, count in counts.items() if count is not None]
+    return ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in known)
+
+
 def duration(seconds: float) -> str:
     """Two units at most, such as C{2d3h}, C{5m} or C{0s}."""
     left = int(seconds)

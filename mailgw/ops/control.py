@@ -16,7 +16,8 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
@@ -40,6 +41,10 @@ class Refused(MailgwError):
     """The other end could not do what it was asked for; the words say why."""
 
 
+class Lost(Refused):
+    """The link ended before the answer."""
+
+
 class ControlLink(LineOnlyReceiver):
     """One end of a link.
 
@@ -54,17 +59,18 @@ class ControlLink(LineOnlyReceiver):
         self.commands: Mapping[str, Command] = commands or {}
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[Emit, Deferred[None]]] = {}
+        self._answering: set[Deferred[None]] = set()
         self.gone: Deferred[None] = Deferred()
 
     def ask(self, command: str, arguments: Row, emit: Emit) -> Deferred[None]:
         """Ask the other end.
 
         @param emit: called with each row of the answer.
-        @return: fires at the answer's end; fails with L{Refused}, also where the link ends first.
+        @return: fires at the answer's end; fails with L{Refused}, with L{Lost} where the link ends first.
         """
         answer: Deferred[None] = Deferred()
         if self.gone.called:
-            answer.errback(Refused("the link is closed"))
+            answer.errback(Lost("the link is closed"))
             return answer
         number = next(self._numbers)
         self._asked[number] = emit, answer
@@ -80,12 +86,18 @@ class ControlLink(LineOnlyReceiver):
             message = json.loads(line)
             if "ask" in message:
                 number, command, arguments = message["ask"], str(message["command"]), dict(message["arguments"])
-                Deferred.fromCoroutine(self._carry_out(number, command, arguments))
+                self._begin(number, command, arguments)
             else:
                 self._hear(int(message["answer"]), message)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             self.log.warn("control link: not a message: {line!r}", line=line[:200])
             self.transport.abortConnection()  # type: ignore[union-attr]  # every transport of ours has it
+
+    def _begin(self, number: Any, command: str, arguments: Row) -> None:
+        answering = Deferred.fromCoroutine(self._carry_out(number, command, arguments))
+        if not answering.called:
+            self._answering.add(answering)
+            answering.addCallback(lambda _: self._answering.discard(answering))
 
     def _hear(self, number: int, message: Row) -> None:
         emit, answer = self._asked[number]
@@ -106,6 +118,8 @@ class ControlLink(LineOnlyReceiver):
             await self.commands[command](arguments, lambda row: self._say({"answer": number, "row": row}))
         except Refused as refused:
             error = str(refused)
+        except CancelledError:
+            return  # nobody is there any more to be answered
         except Exception as failure:
             self.log.failure("{command} failed", command=command)
             error = f"{command} failed: {type(failure).__name__}; the log has more"
@@ -118,7 +132,9 @@ class ControlLink(LineOnlyReceiver):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         asked, self._asked = self._asked, {}
         for _, answer in asked.values():
-            answer.errback(Refused("the link was lost"))
+            answer.errback(Lost("the link was lost"))
+        for answering in list(self._answering):  # who interrupts C{mailgw kick --rate} wants no more to be kicked
+            answering.cancel()
         self.gone.callback(None)
 
 
@@ -141,15 +157,20 @@ class ControlPort(Service):
         @raise Refused: another gateway has this folder, or the socket cannot be made.
         """
         super().startService()
+        if fault := path_fault(self._path):
+            raise Refused(f"gateway.state: {fault}")
         if answers(self._path):
             raise Refused(f"another gateway runs with this gateway.state: {self._path} answers")
-        with suppress(FileNotFoundError):
-            os.unlink(self._path)
         factory = Factory.forProtocol(self._link)
         factory.noisy = False
         mask = os.umask(0o177)  # nobody else may connect, not for a moment
         try:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
             self._port = self._reactor.listenUNIX(self._path, factory, mode=0o600)
+        except (OSError, CannotListenError) as error:
+            reason: Any = getattr(error, "socketError", error)
+            raise Refused(f"gateway.state: {self._path} cannot be made: {reason.strerror or reason}") from None
         finally:
             os.umask(mask)
 
@@ -169,11 +190,22 @@ def control_path(folder: str) -> str:
     return os.path.join(folder, SOCKET)
 
 
+def path_fault(path: str) -> str | None:
+    """Why no UNIX socket can have this path, in words."""
+    size = len(os.fsencode(path))
+    if size > LONGEST_PATH:
+        return f"the path of the control socket has {size} octets, and the system takes {LONGEST_PATH}: {path}"
+    return None
+
+
 def answers(path: str) -> bool:
     """Whether somebody listens there."""
     with socket.socket(socket.AF_UNIX) as attempt:
+        attempt.setblocking(False)
         try:
             attempt.connect(path)
+        except BlockingIOError:
+            return True  # so many wait for its answer that nobody else may
         except OSError:
             return False
     return True
@@ -194,10 +226,13 @@ def ask(folder: str, command: str, arguments: Row) -> Iterator[Row]:
             reason = {FileNotFoundError: "there is no such socket", ConnectionRefusedError: "nobody listens there"}
             words = reason.get(type(error), error.strerror or str(error))
             raise Refused(f"no running gateway can be asked at {path}: {words}") from None
-        link.sendall(json.dumps({"ask": 1, "command": command, "arguments": arguments}).encode() + b"\n")
-        with link.makefile("rb") as lines:
+        with suppress(ConnectionError), link.makefile("rb") as lines:
+            link.sendall(json.dumps({"ask": 1, "command": command, "arguments": arguments}).encode() + b"\n")
             for line in lines:
-                message = json.loads(line)
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    break
                 if "row" in message:
                     yield message["row"]
                 elif message["error"] is None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from mailgw.ops.control import Command, Emit, Refused, Row
+
+PATIENCE = 10.0
+"""Seconds that one of our processes may take to answer a question: one that hangs must not stop all answers."""
 
 
 class Asked(Protocol):
@@ -92,6 +97,8 @@ def stands_for(what: str | None, facts: Row) -> bool:
 class Live:
     """The commands of the control socket."""
 
+    log = Logger()
+
     def __init__(
         self,
         reactor: Any,
@@ -118,10 +125,17 @@ class Live:
 
         async def ask(place: Asked) -> None:
             with suppress(Refused):
-                await place.ask(command, arguments, lambda row: rows.append((place, row)))
+                await self._ask(place, command, arguments, lambda row: rows.append((place, row)))
 
-        await gatherResults([Deferred.fromCoroutine(ask(place)) for place in self._places()])
+        for asked in [Deferred.fromCoroutine(ask(place)) for place in self._places()]:
+            await asked
         return rows
+
+    async def _ask(self, place: Asked, command: str, arguments: Row, emit: Emit) -> None:
+        try:
+            await place.ask(command, arguments, emit).addTimeout(PATIENCE, self._reactor)
+        except DeferredTimeout:
+            self.log.error("{command}: one of our processes has not answered", command=command)
 
     async def who(self, arguments: Row, emit: Emit) -> None:
         """C{mailgw who}: the oldest first."""
@@ -135,10 +149,11 @@ class Live:
         found = await self._gather("sessions", {"what": what})
         if not found:
             raise Refused(f"no live session is {what}")
-        for place, ids in _in_batches(found, 1 if rate else len(found)):
-            await place.ask("end", {"ids": ids}, emit)
-            if rate:
+        for number, (place, ids) in enumerate(_one_by_one(found) if rate else _by_place(found)):
+            if rate and number:
                 await deferLater(self._reactor, 1 / rate)
+            with suppress(Refused):  # its process is gone, and so are they
+                await self._ask(place, "end", {"ids": ids}, emit)
 
     async def stats(self, arguments: Row, emit: Emit) -> None:
         """C{mailgw stats}: one row with everything that is counted."""
@@ -149,18 +164,21 @@ class Live:
 
     async def reload(self, arguments: Row, emit: Emit) -> None:
         """C{mailgw reload}: done when the new settings are in force."""
-        faults = await self._reload()
+        done: Deferred[list[str]] = Deferred()
+        self._reload().chainDeferred(done)  # whoever asked may go away: that stops no reload
+        faults = await done
         if faults:
             raise Refused("\n".join(faults))
 
 
-def _in_batches(found: Iterable[tuple[Asked, Row]], size: int) -> list[tuple[Asked, list[str]]]:
-    """The ids of sessions by their place, so many at a time."""
-    batches: list[tuple[Asked, list[str]]] = []
+def _one_by_one(found: Iterable[tuple[Asked, Row]]) -> Iterator[tuple[Asked, list[str]]]:
+    """The id of each session, with its place."""
+    return ((place, [row["id"]]) for place, row in found)
+
+
+def _by_place(found: Iterable[tuple[Asked, Row]]) -> Iterator[tuple[Asked, list[str]]]:
+    """The ids of all sessions of a place, place by place."""
+    ids: dict[int, tuple[Asked, list[str]]] = {}
     for place, row in found:
-        last = next((ids for one, ids in reversed(batches) if one is place and len(ids) < size), None)
-        if last is None:
-            batches.append((place, [row["id"]]))
-        else:
-            last.append(row["id"])
-    return batches
+        ids.setdefault(id(place), (place, []))[1].append(row["id"])
+    yield from ids.values()

@@ -10,21 +10,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from mailgw.ops.control import Command, ControlLink, Emit, Refused, Row
-from mailgw.ops.descriptors import BOOT, ERRORS, FIRST_SOCKET, LAST_RESORT, LOG, REPORTS, TALLY
+from mailgw.ops.descriptors import BOOT, ERRORS, FIRST_SOCKET, LOG, OUTPUT, REPORTS, TALLY
 from mailgw.ops.tally import SharedMemory
 
 BIRTH = 60.0
@@ -54,7 +53,6 @@ class _Worker:
     link: ControlLink | None = None
     timer: IDelayedCall | None = None
     wait: float = SOONEST
-    retired: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ class Blueprint:
 
     @ivar command: the zygote's.
     @ivar boot: its boot message but for what L{Fleet} adds.
+    @ivar output: a descriptor for what they have to say without the master.
     @ivar sockets: descriptors that it and its workers inherit; they see them as L{FIRST_SOCKET} and so on.
     """
 
@@ -70,6 +69,7 @@ class Blueprint:
     boot: bytes
     sockets: Sequence[int]
     workers: int
+    output: int = 2
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -84,6 +84,7 @@ class Generation(ProcessProtocol):
         self.workers: dict[int, _Worker] = {}
         self.up: Deferred[None] = Deferred()
         self.retiring = False
+        self._parting: tuple[str, Row] = ("retire", {})
         self._lines = {LOG: _Lines(self._tell), ERRORS: _Lines(self._tell), REPORTS: _Lines(self._hear)}
         self._deadline = fleet.reactor.callLater(BIRTH, self._late)
         self._ended = False
@@ -100,16 +101,23 @@ class Generation(ProcessProtocol):
         self._fleet.tell(line)
 
     def _hear(self, line: bytes) -> None:
-        """A report of the zygote."""
-        what, *numbers = line.decode().split()
-        match what, [int(number) for number in numbers]:
-            case "ready", []:
+        """A report of the zygote; an exception here would close the pipe that all others come through."""
+        what, *words = line.split() or [b""]
+        try:
+            numbers = [int(word) for word in words]
+        except ValueError:
+            numbers = [-1, -1, -1]
+        match what, numbers:
+            case b"ready", [] if not self.workers:
                 for slot in range(self._blueprint.workers):
                     self._fork(slot, SOONEST)
-            case "forked", [slot, pid]:
-                self.workers[slot].pid = pid
-            case "ended", [pid, status]:
+            case b"forked", [slot, pid] if pid > 0:
+                if slot in self.workers:
+                    self.workers[slot].pid = pid
+            case b"ended", [pid, status]:
                 self._worker_ended(pid, status)
+            case _:
+                self.log.error("not a report of the process that starts workers: {line!r}", line=line[:200])
 
     def _fork(self, slot: int, wait: float) -> None:
         if self._ended or self.retiring:
@@ -123,17 +131,20 @@ class Generation(ProcessProtocol):
 
     def _command(self, words: str) -> None:
         if not self._ended:
-            self.transport.writeToChild(BOOT, words.encode() + b"\n")
+            with suppress(KeyError):  # its pipe is closed, and that it ended will be told in a moment
+                self.transport.writeToChild(BOOT, words.encode() + b"\n")
 
     def _late(self) -> None:
         """The generation is not up in time: it is given up, and the one before stays."""
-        if not self.up.called:
-            self._fail(f"new workers were not ready within {BIRTH:g} s")
+        self.give_up(f"new workers were not ready within {BIRTH:g} s")
 
-    def _fail(self, reason: str) -> None:
-        up, self.up = self.up, Deferred()
-        self.end()
-        up.errback(Refused(reason))
+    def give_up(self, reason: str) -> None:
+        """Unless it is up already, end before it is."""
+        if not self.up.called:
+            # a zygote that has not said a word yet may be one that never will
+            _kill(self.transport.pid if not self.workers else 0)
+            self.end()
+            self.up.errback(Refused(reason))
 
     def processEnded(self, reason: Failure) -> None:
         """The zygote is gone, and all workers that could have written to our pipes."""
@@ -143,33 +154,49 @@ class Generation(ProcessProtocol):
     def processExited(self, reason: Failure) -> None:
         """The zygote is gone; workers that are left are nobody's children, and known by their links only."""
         self._ended = True
-        if not self.up.called:
-            self._fail(f"the process that starts workers ended: {reason.getErrorMessage()}")
-        if not any(worker.link for worker in self.workers.values()):
-            for worker in list(self.workers.values()):
+        self.give_up(f"the process that starts workers ended: {reason.getErrorMessage()}")
+        for worker in list(self.workers.values()):
+            if worker.link is None:  # nobody would tell us that it ended
+                _kill(worker.pid)
                 self._forget(worker)
+        if self.retiring and not self.workers:
+            self._fleet.over(self)
         self._fleet.zygote_ended(self)
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
     def greet(self, slot: int, pid: int, link: ControlLink) -> None:
-        """A worker says hello."""
-        worker = self.workers[slot]
+        """A worker says hello.
+
+        @raise Refused: nobody waits for it any more.
+        """
+        worker = self.workers.get(slot)
+        if worker is None or worker.pid not in (0, pid):
+            raise Refused("this worker was given up")
         worker.pid, worker.link = pid, link
         if worker.timer is not None and worker.timer.active():
             worker.timer.cancel()
         link.gone.addCallback(lambda _: self._unlinked(worker))
-        if not self.up.called and all(one.link for one in self.workers.values()):
+        if self.retiring:
+            self._part(link)
+        elif not self.up.called and all(one.link for one in self.workers.values()):
             self._stop_deadline()
             self.up.callback(None)
+
+    def never_was(self) -> None:
+        """There is no zygote, and will be none."""
+        self._ended = True
+        self._stop_deadline()
 
     def _stop_deadline(self) -> None:
         if self._deadline.active():
             self._deadline.cancel()
 
     def _silent(self, worker: _Worker) -> None:
-        self.log.error("worker {pid} does not say hello, and is killed", pid=worker.pid)
-        _kill(worker.pid)
+        # one without a number was not even forked: then it is the zygote that hangs
+        pid = worker.pid or self.transport.pid
+        self.log.error("worker {pid} does not say hello, and is killed", pid=pid)
+        _kill(pid)
 
     def _unlinked(self, worker: _Worker) -> None:
         worker.link = None
@@ -193,7 +220,7 @@ class Generation(ProcessProtocol):
             wait=wait,
         )
         if not self.up.called:
-            self._fail("a new worker ended before it was ready; the log has more")
+            self.give_up("a new worker ended before it was ready; the log has more")
         else:
             self._fleet.reactor.callLater(wait, self._fork, worker.slot, min(2 * wait, LATEST))
 
@@ -216,7 +243,11 @@ class Generation(ProcessProtocol):
 
     def retire(self) -> None:
         """Accept nobody any more; the workers end with their last session."""
+        if self.retiring:
+            return
         self._leave("retire", {})
+        if not self.up.called:  # a newer one was faster, and is what was wanted
+            self.up.callback(None)
 
     def end(self, drain: float = 0.0) -> None:
         """End, at the latest when C{drain} seconds are over."""
@@ -224,23 +255,27 @@ class Generation(ProcessProtocol):
         self._fleet.reactor.callLater(drain + GRACE, self._kill_all)
 
     def _leave(self, command: str, arguments: Row) -> None:
-        self.retiring = True
+        self.retiring, self._parting = True, (command, arguments)
         self._stop_deadline()
         for worker in list(self.workers.values()):
             if worker.link is not None:
-                worker.link.ask(command, arguments, _nothing).addErrback(lambda failure: failure.trap(Refused))
-            elif worker.pid:
+                self._part(worker.link)
+            elif command == "stop":  # who retires may be asked when it says hello, who stops must not keep us
                 _kill(worker.pid)
         if not self.workers:
             self._close_zygote()
             self._fleet.over(self)
 
+    def _part(self, link: ControlLink) -> None:
+        link.ask(*self._parting, _nothing).addErrback(lambda failure: failure.trap(Refused))
+
     def _kill_all(self) -> None:
         for worker in list(self.workers.values()):
             self.log.warn("worker {pid} does not end, and is killed", pid=worker.pid)
-            _kill(worker.pid)
-        if not self._ended:
-            self._close_zygote()
+            _kill(worker.pid or self.transport.pid)
+            if not worker.pid or self._ended:  # nobody would tell us that it ended
+                self._forget(worker)
+        self._close_zygote()
 
 
 class _Lines:
@@ -277,6 +312,7 @@ class Fleet:
         self.generations: list[Generation] = []
         self.past: Counter[str] = Counter()
         self.stopping = False
+        self._parted: set[ControlLink] = set()
         self._blueprint: Callable[[int], Blueprint] | None = None
         self._born = 0
         self._over: Deferred[None] | None = None
@@ -293,16 +329,23 @@ class Fleet:
         plan = blueprint(self._born)
         self._blueprint = self._blueprint or blueprint
         generation = Generation(self, self._born, plan)
-        self.generations.append(generation)
         descriptors: dict[int, Any] = {BOOT: "w", LOG: "r", ERRORS: "r", REPORTS: "r"}
-        descriptors |= {TALLY: self.tally.fileno, LAST_RESORT: sys.__stderr__.fileno() if sys.__stderr__ else 2}
+        descriptors |= {TALLY: self.tally.fileno, OUTPUT: plan.output}
         descriptors |= {FIRST_SOCKET + number: one for number, one in enumerate(plan.sockets)}
-        self.reactor.spawnProcess(generation, plan.command[0], plan.command, env=plan.environment, childFDs=descriptors)
+        try:
+            self.reactor.spawnProcess(
+                generation, plan.command[0], plan.command, env=plan.environment, childFDs=descriptors
+            )
+        except OSError as error:
+            generation.never_was()
+            return fail(Refused(f"{plan.command[0]} cannot be started: {error.strerror or error}"))
+        self.generations.append(generation)
 
         def up(_: None) -> None:
             self._blueprint, self._wait = blueprint, SOONEST
-            for older in self.generations[: self.generations.index(generation)]:
-                older.retire()
+            for older in list(self.generations):
+                if older.number < generation.number:
+                    older.retire()
 
         return generation.up.addCallback(up)
 
@@ -314,9 +357,13 @@ class Fleet:
                 raise Refused("not a worker of this gateway")
             for generation in self.generations:
                 if generation.number == arguments["generation"]:
-                    generation.greet(arguments["slot"], arguments["pid"], link)
+                    generation.greet(int(arguments["slot"]), int(arguments["pid"]), link)
+                    return
+            raise Refused("this generation of workers was given up")
 
         async def farewell(arguments: Row, emit: Emit) -> None:
+            self._parted.add(link)  # what it has counted is ours now, and must not be counted twice
+            link.gone.addCallback(lambda _: self._parted.discard(link))
             self.past.update({name: count for name, count in arguments.items() if not name.endswith(".sessions")})
 
         return {"hello": hello, "farewell": farewell}
@@ -324,7 +371,7 @@ class Fleet:
     def links(self) -> list[ControlLink]:
         """To all workers that can be asked."""
         workers = [worker for generation in self.generations for worker in generation.workers.values()]
-        return [worker.link for worker in workers if worker.link is not None]
+        return [worker.link for worker in workers if worker.link is not None and worker.link not in self._parted]
 
     def stop(self, drain: float) -> Deferred[None]:
         """End all workers; fires when the last one is gone."""
@@ -332,6 +379,7 @@ class Fleet:
         self._over = Deferred()
         over = self._over
         for generation in list(self.generations):
+            generation.give_up("the gateway stops")
             generation.end(drain)
         self._look()
         return over
@@ -356,6 +404,8 @@ class Fleet:
 
         @param generation: unless this one has an heir meanwhile.
         """
+        if self.stopping:
+            return
         self.log.error("another start of workers comes in {wait:g} s", wait=self._wait)
         self.reactor.callLater(self._wait, self._start_again, generation)
         self._wait = min(2 * self._wait, LATEST)
@@ -384,9 +434,11 @@ def _nothing(_: Row) -> None:
     """Rows that nobody needs."""
 
 
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+def _kill(pid: int | None) -> None:
+    """@param pid: none or 0 where it is not known."""
+    if pid:  # not for 0: that is us, and everybody in our group
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _how(status: int) -> str:

@@ -12,11 +12,12 @@ from pydantic import Field, ValidationError, model_validator
 from zope.interface import implementer
 
 from mailgw import registry
-from mailgw.errors import LoginRefused
-from mailgw.interfaces import IHouse, IPool, IRoutingRule
-from mailgw.model import Identity, RefusalKind, Route
+from mailgw.errors import DirectoryDown, LoginRefused
+from mailgw.interfaces import IHouse, ILookingRule, IPool
+from mailgw.model import Identity, Origin, RefusalKind, Route
+from mailgw.routing.recall import Recall, Recalling
 from mailgw.routing.target import PoolName, known_pool
-from mailgw.settings import Duration, FilePath, Secret, Strings, Table
+from mailgw.settings import Duration, FilePath, Secret, Strings
 
 
 class Asked(Protocol):
@@ -28,12 +29,15 @@ class Asked(Protocol):
         @raise mailgw.errors.DirectoryDown: nobody can tell now.
         """
 
+    async def stop(self) -> None:
+        """Close what is open."""
 
-@implementer(IRoutingRule)
+
+@implementer(ILookingRule)
 class HttpRule:
     """C{kind = "http"}: Auth-Server and Auth-Port are the backend, Auth-User and Auth-Pass the login there."""
 
-    class Options(Table):
+    class Options(Recalling):
         """C{[[route]]} of kind "http"."""
 
         pool: PoolName
@@ -63,10 +67,14 @@ class HttpRule:
             header = {name: value.get_secret_value().decode() for name, value in self.header.items()}
             return options(uri=self.uri, ca=self.ca, header=header, timeout=self.timeout, keep_alive=self.keep_alive)
 
-    def __init__(self, pool: str, asked: Asked | None) -> None:
+    def __init__(self, pool: str, asked: Asked | None, recall: Recall) -> None:
+        """
+        @param recall: for what the rule's own servers say; what came with an identity is new with every login.
+        """
         self.name = "http"
         self._pool = pool
         self._asked = asked
+        self._recall = recall
 
     @classmethod
     def from_options(cls, name: str, options: Options, house: IHouse) -> Self:
@@ -77,31 +85,42 @@ class HttpRule:
         pools: Mapping[str, IPool] = house.pools
         pool = known_pool(name, options.pool, pools)
         asked = registry.load("directory", "http").bare(name, options.servers(), house) if options.uri else None
-        return cls(pool, asked)
+        return cls(pool, asked, Recall(options, house.reactor))
 
-    async def route(self, identity: Identity, protocol: str) -> Route | None:
-        if "auth-server" not in identity.attributes:
-            found = await self._ask(identity.username, protocol)
-            if found is None:
-                return None
-            identity = found
+    async def route(self, identity: Identity, protocol: str, origin: Origin | None = None) -> Route | None:
+        if "auth-server" in identity.attributes:
+            return self._read(identity)
+        if self._asked is None:
+            return None
+        asked, name = self._asked, identity.username
+        return await self._recall.ask((name, protocol), name, lambda: self._ask(asked, name, protocol))
+
+    def flush(self, user: str | None = None) -> int:
+        return self._recall.flush(user)
+
+    async def stop(self) -> None:
+        if self._asked is not None:
+            await self._asked.stop()
+
+    def _read(self, identity: Identity) -> Route | None:
         attributes = identity.attributes
         host, port, name = (attributes.get(f"auth-{part}", ("",))[0] for part in ("server", "port", "user"))
         if not host:
             return None
         return Route(self._pool, _backend(host, port), username=name or None, password=identity.password)
 
-    async def _ask(self, username: str, protocol: str) -> Identity | None:
+    async def _ask(self, asked: Asked, username: str, protocol: str) -> Route | None:
         """Ask the rule's own servers.
 
-        @raise LoginRefused: they refuse: another rule could show the user an empty mailbox.
+        @raise LoginRefused: nobody can tell now, or they refuse: another rule could show the user an empty mailbox.
         """
-        if self._asked is None:
-            return None
-        found = await self._asked.locate(username, protocol)
+        try:
+            found = await asked.locate(username, protocol)
+        except DirectoryDown as error:
+            raise LoginRefused(RefusalKind.UNAVAILABLE, str(error)) from None
         if found is None:
             raise LoginRefused(RefusalKind.UNAVAILABLE, f"http: the server refuses {username!r}")
-        return found
+        return self._read(found)
 
 
 def _backend(host: str, port: str) -> str:

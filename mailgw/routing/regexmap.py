@@ -14,9 +14,10 @@ from pydantic import AfterValidator, model_validator
 from zope.interface import implementer
 
 from mailgw.interfaces import IHouse, IRoutingRule
-from mailgw.model import Identity, Route
-from mailgw.routing.target import PoolName, known_pool, split_host
-from mailgw.settings import Table
+from mailgw.model import Identity, Origin, Route
+from mailgw.names import USER, Keys, KeyTemplates
+from mailgw.routing.target import PoolName, backend_user, known_pool, split_host
+from mailgw.settings import Names, Table
 
 
 def _expression(value: str) -> str:
@@ -35,25 +36,34 @@ class RegexRule:
         """C{[[route]]} of kind "regex"."""
 
         match: Annotated[str, AfterValidator(_expression)]
-        """Searched for anywhere in the canonical user name; C{^} and C{$} tie it down."""
+        """Searched for anywhere in a key; C{^} and C{$} tie it down."""
+        keys: KeyTemplates = (USER,)
+        """What it is searched for in, tried in order; the first that matches counts. {user} is the canonical name."""
         backend: str | None = None
         """A member's name, its host, or else host[:port]; groups as \\1 or \\g<name>. Left out: the pool chooses."""
+        username: str | None = None
+        """Who to log in as on the backend; groups as in backend. Left out: the canonical name."""
         pool: PoolName
         """Whose members, ports, TLS and login apply."""
 
         @model_validator(mode="after")
         def _groups_exist(self) -> Self:
-            try:
-                re.compile(self.match).sub(self.backend or "", "")
-            except (re.error, IndexError) as error:
-                raise ValueError(f"backend: {error}") from None
+            for key, template in (("backend", self.backend), ("username", self.username)):
+                try:
+                    re.compile(self.match).sub(template or "", "")
+                except (re.error, IndexError) as error:
+                    raise ValueError(f"{key}: {error}") from None
             return self
 
-    def __init__(self, match: str, backend: str | None, pool: str) -> None:
+    def __init__(
+        self, match: str, backend: str | None, pool: str, username: str | None = None, keys: Keys | None = None
+    ) -> None:
         self.name = f"regex {match}"
         self._match = re.compile(match)
         self._backend = backend
+        self._username = username
         self._pool = pool
+        self._keys = keys or Keys((USER,), Names())
 
     @classmethod
     def from_options(cls, name: str, options: Options, house: IHouse) -> Self:
@@ -61,13 +71,16 @@ class RegexRule:
 
         @raise SettingsError: there is no such pool.
         """
-        return cls(options.match, options.backend, known_pool(name, options.pool, house.pools))
+        pool = known_pool(name, options.pool, house.pools)
+        keys = Keys(options.keys, house.settings.names)
+        return cls(options.match, options.backend, pool, options.username, keys)
 
-    async def route(self, identity: Identity, protocol: str) -> Route | None:
-        found = self._match.search(identity.username)
+    async def route(self, identity: Identity, protocol: str, origin: Origin | None = None) -> Route | None:
+        found = self._keys.first(self._match.search, identity.username, origin)
         if found is None:
             return None
-        return Route(self._pool, None if self._backend is None else found.expand(self._backend))
+        username = None if self._username is None else backend_user(found.expand(self._username))
+        return Route(self._pool, None if self._backend is None else found.expand(self._backend), username=username)
 
 
 class MapFaults(ValueError):

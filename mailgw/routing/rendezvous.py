@@ -13,7 +13,7 @@ from typing import Self
 from zope.interface import implementer
 
 from mailgw.interfaces import IHouse, IRoutingRule
-from mailgw.model import Identity, Route
+from mailgw.model import Identity, Origin, Route
 from mailgw.routing.target import PoolName, known_pool
 from mailgw.settings import Table
 
@@ -64,7 +64,7 @@ class HashRule:
         """
         return cls(known_pool(name, options.pool, house.pools))
 
-    async def route(self, identity: Identity, protocol: str) -> Route | None:
+    async def route(self, identity: Identity, protocol: str, origin: Origin | None = None) -> Route | None:
         return self._route
 
 

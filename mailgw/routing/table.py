@@ -19,10 +19,11 @@ from zope.interface import implementer
 
 from mailgw.errors import LoginRefused
 from mailgw.interfaces import IHouse, IPool, IRoutingRule
-from mailgw.model import Identity, RefusalKind, Route
+from mailgw.model import Identity, Origin, RefusalKind, Route
+from mailgw.names import USER, Keys, KeyTemplates
 from mailgw.routing.regexmap import MapFaults, RegexMap, logical_lines
-from mailgw.routing.target import PoolName, known_pool, route_to, split_host
-from mailgw.settings import FilePath, Table
+from mailgw.routing.target import PoolName, backend_user, known_pool, route_to, split_host
+from mailgw.settings import FilePath, Names, Table
 
 SETTLED_AFTER = 1.0
 """Seconds without a change until a file takes the place of what was read before: half a file has not all users."""
@@ -136,12 +137,23 @@ class TableRule:
         file: FilePath
         """C{user: host} or C{expression: host} lines; read again when it changes."""
         match: Literal["name", "regex"] = "name"
-        """Before the colon stands a user's whole name, or a regular expression to be searched for in the name."""
+        """Before the colon stands a whole key, or a regular expression to be searched for in it."""
+        keys: KeyTemplates = (USER,)
+        """What is looked up, in order, until the file has one; {user} is the whole canonical name."""
         pool: PoolName | None = None
         """Whose ports, TLS and login apply to a value that names no pool; left out, every value must name one."""
+        username: bool = False
+        """true: USER@HOST in the file also says who to log in as on the backend; false: USER@ is read and left out."""
 
     def __init__(
-        self, path: str, match: str, pool: str | None, pools: Mapping[str, IPool], clock: IReactorTime
+        self,
+        path: str,
+        match: str,
+        pool: str | None,
+        pools: Mapping[str, IPool],
+        clock: IReactorTime,
+        username: bool = False,
+        keys: Keys | None = None,
     ) -> None:
         self.name = f"table {path}"
         self._path = path
@@ -149,6 +161,8 @@ class TableRule:
         self._pool = pool
         self._pools = pools
         self._clock = clock
+        self._username = username
+        self._keys = keys or Keys((USER,), Names())
         self._map: Map | None = None
         self._stamp: tuple[int, int, int] | None = None
         self._trouble = ""
@@ -162,22 +176,25 @@ class TableRule:
         @raise SettingsError: there is no such pool.
         """
         pool = None if options.pool is None else known_pool(name, options.pool, house.pools)
-        rule = cls(options.file, options.match, pool, house.pools, house.reactor)
+        keys = Keys(options.keys, house.settings.names)
+        rule = cls(options.file, options.match, pool, house.pools, house.reactor, options.username, keys)
         rule.refresh()
         return rule
 
-    async def route(self, identity: Identity, protocol: str) -> Route | None:
+    async def route(self, identity: Identity, protocol: str, origin: Origin | None = None) -> Route | None:
         self.refresh()
         if self._map is None:
             raise LoginRefused(RefusalKind.UNAVAILABLE, self._trouble)
-        value = self._map.find(identity.username)
+        value = self._keys.first(self._map.find, identity.username, origin)
         if value is None:
             return None
         user, _, target = value.rpartition("@")
-        if user not in ("", identity.username):
-            self._tell_of_users()
         if not target:
             raise LoginRefused(RefusalKind.UNAVAILABLE, f"{value!r} names no host")
+        if self._username:
+            return route_to(target, self._pool, self._pools, backend_user(user) if user else None)
+        if user not in ("", identity.username):
+            self._tell_of_users()
         return route_to(target, self._pool, self._pools)
 
     def refresh(self) -> None:
@@ -217,4 +234,4 @@ class TableRule:
     def _tell_of_users(self) -> None:
         if not self._told_of_users:
             self._told_of_users = True
-            self.log.warn("{rule} names users for the backend; logins there use the user's own name", rule=self.name)
+            self.log.warn("{rule} names users for the backend, which count with username = true only", rule=self.name)

@@ -23,6 +23,9 @@ PoolName = Annotated[str, Field(json_schema_extra={"pool": True})]
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.ASCII | re.DOTALL)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+MAX_USER = 256
+"""Octets of a name to log in with on a backend."""
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _SERVICES = {
     "imap": 143,
@@ -93,14 +96,25 @@ def known_pool(rule: str, pool: str, pools: Mapping[str, IPool]) -> str:
     return pool
 
 
-def route_to(value: str, pool: str | None, pools: Mapping[str, IPool]) -> Route:
+def backend_user(name: str) -> str:
+    """The same name, if one can log in by it on a backend.
+
+    @raise LoginRefused: C{UNAVAILABLE}, where it cannot be one; other users' names lie behind control characters.
+    """
+    if not name or len(name.encode("utf-8", "replace")) > MAX_USER or _CONTROL.search(name):
+        raise LoginRefused(RefusalKind.UNAVAILABLE, f"{name[:MAX_USER]!r} is no user of a backend")
+    return name
+
+
+def route_to(value: str, pool: str | None, pools: Mapping[str, IPool], username: str | None = None) -> Route:
     """The route that a looked-up value stands for: the pool of that name, else a backend of the rule's pool.
 
     @param pool: the rule's pool; its ports, TLS and login apply to a backend.
+    @param username: to log in with there, where that is not the canonical name.
     @raise LoginRefused: C{UNAVAILABLE}, where the value names no pool and the rule has none.
     """
     if value in pools:
-        return Route(value)
+        return Route(value, username=username)
     if pool is None:
         raise LoginRefused(RefusalKind.UNAVAILABLE, f"{value!r} names no pool, and the rule has none of its own")
-    return Route(pool, value)
+    return Route(pool, value, username=username)

@@ -54,6 +54,11 @@ class ClientSide(ABC):
         self._secure = self._upgrading = self._over = False
         self._presented = False
 
+    @property
+    def forward(self) -> Forward:
+        """What the backend may be told about the client."""
+        return self._forward
+
     # --- what a protocol brings --------------------------------------------------------------------------------------
 
     @abstractmethod

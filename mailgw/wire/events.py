@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mailgw.model import Failure, Login
+from mailgw.model import Failure, Login, Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,22 @@ class Close:
 
     data: bytes = b""
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """Who is in front of us tells of the client behind it; needs no answer.
+
+    @ivar peer: the client's end, and the end that it has connected to, as far as that was told.
+    @ivar session_id: what the connection is called there.
+    @ivar ttl: how many gateways may follow, this one included.
+    @ivar helo: what an SMTP client called itself there.
+    """
+
+    peer: Peer | None = None
+    session_id: str = ""
+    ttl: int | None = None
+    helo: str = ""
 
 
 # --- client side -----------------------------------------------------------------------------------------------------
@@ -140,5 +156,18 @@ class Answered:
 
 
 Event = (
-    Send | StartTLS | Close | Login | Ready | Refused | Mail | Recipient | Data | Chunk | EndOfMail | Reset | Answered
+    Send
+    | StartTLS
+    | Close
+    | Forwarded
+    | Login
+    | Ready
+    | Refused
+    | Mail
+    | Recipient
+    | Data
+    | Chunk
+    | EndOfMail
+    | Reset
+    | Answered
 )

@@ -15,7 +15,8 @@ from zope.interface import implementer
 
 from mailgw.interfaces import IServerDialogue
 from mailgw.model import RefusalKind
-from mailgw.wire.events import Event, Send
+from mailgw.wire.events import Event, Forwarded, Send
+from mailgw.wire.forwarded import from_id, hops
 from mailgw.wire.imapclient import ImapClient
 from mailgw.wire.protocol import LoginProtocol, Terms
 from mailgw.wire.sasl import MECHANISMS, present
@@ -33,6 +34,8 @@ _LOGIN = re.compile(rb"(" + _ASTRING + rb") (" + _ASTRING + rb")")
 _PAIR = re.compile(rb"(" + _STRING + rb") ((?i:NIL)|" + _STRING + rb")(?: (?!\Z)|\Z)")
 _AUTHENTICATE = re.compile(rb"([A-Za-z0-9_-]{1,20})(?: ([A-Za-z0-9+/=]+))?")
 
+OWN = ("IMAP4rev1", "LITERAL+", "ID")
+"""What we do before the login, whatever the listener's terms are."""
 ID_PAIRS, ID_KEY, ID_VALUE = 30, 30, 1024
 """What a client may say of itself at most (RFC 2971 §3.3)."""
 
@@ -99,7 +102,7 @@ class ImapServer(ServerSide):
 
     def _capabilities(self) -> bytes:
         """What holds at this moment, never what will after the login."""
-        words = ["CAPABILITY IMAP4rev1 LITERAL+ ID"]
+        words = ["CAPABILITY", *(self._terms.capabilities or OWN)]
         if self._upgradable():
             words.append("STARTTLS")
         if self._may_login():
@@ -239,7 +242,10 @@ class ImapServer(ServerSide):
         if said is None:
             return self._complain("Invalid ID")
         self.client_id = MappingProxyType(said)
-        return self._ok("ID completed", b'* ID ("name" "mailgw")\r\n')
+        # that a loop has gone on for long enough is believed of everybody: it can only end a login
+        told = from_id(said) if self._terms.trusted else Forwarded(ttl=hops(said))
+        answer = self._ok("ID completed", b'* ID ("name" "mailgw")\r\n')
+        return answer if told == Forwarded() else [told, *answer]
 
     def _read_id(self, text: bytes) -> dict[bytes, bytes] | None:
         """Read an ID list, or return C{None}: it is none, or too long for RFC 2971."""

@@ -178,7 +178,7 @@ class ImapClient(ClientSide):
         access = self._access
         words = self._offered()
         offered = frozenset(word[5:].decode("ascii", "replace") for word in words if word.startswith(b"AUTH="))
-        match client_mechanism(offered, access):
+        match client_mechanism(offered, access) if access.mechanism != "COMMAND" else None:
             case "PLAIN":
                 response = encode(plain_response(access))
                 at_once = b"L AUTHENTICATE PLAIN " + response
@@ -187,7 +187,7 @@ class ImapClient(ClientSide):
                 return b"L AUTHENTICATE PLAIN", [response]
             case "LOGIN":
                 return b"L AUTHENTICATE LOGIN", [encode(access.username.encode()), encode(access.password)]
-        if access.authzid or b"LOGINDISABLED" in words:
+        if access.authzid or access.mechanism in ("PLAIN", "LOGIN") or b"LOGINDISABLED" in words:
             return None
         return self._login_command(b"LITERAL+" in words or b"LITERAL-" in words)
 

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from mailgw.interfaces import IServerDialogue
 from mailgw.model import RefusalKind
 from mailgw.wire.events import Event, Send
+from mailgw.wire.forwarded import from_xclient
 from mailgw.wire.managesieveclient import HOLE, MAX_STRING, SieveClient, quoted, strings
 from mailgw.wire.protocol import LoginProtocol, Terms
 from mailgw.wire.sasl import MECHANISMS
@@ -78,8 +79,16 @@ class SieveServer(ServerSide):
     def _tell_capabilities(self, text: bytes) -> list[Event]:
         """What holds at this moment, and an OK; the list of mechanisms is empty where TLS has to come first."""
         words = ['"IMPLEMENTATION" "mailgw"', f'"SASL" "{" ".join(MECHANISMS) if self._may_login() else ""}"']
-        words += [f'"SIEVE" "{EXTENSIONS}"', *(['"STARTTLS"'] if self._upgradable() else []), '"VERSION" "1.0"\r\n']
+        words += [*self._extensions(), *(['"STARTTLS"'] if self._upgradable() else [])]
+        words += [*(['"XCLIENT"'] if self._terms.trusted else []), '"VERSION" "1.0"\r\n']
         return [Send("\r\n".join(words).encode() + self._success(text))]
+
+    def _extensions(self) -> list[str]:
+        """What the listener is to tell, or else what every backend has, or what most servers have."""
+        told = self._terms.capabilities or [one for one in self._terms.learned() if one.startswith("SIEVE ")]
+        pairs = [one.partition(" ") for one in told or [f"SIEVE {EXTENSIONS}"]]
+        # names of extensions have small letters; a backend's words are compared in capitals
+        return [f'"{name}"' + (f' "{value.lower()}"' if value else "") for name, _, value in pairs]
 
     def _bad(self, text: str) -> bytes:
         return b"NO " + quoted(text.encode()) + b"\r\n"
@@ -150,6 +159,9 @@ class SieveServer(ServerSide):
         name = name.upper()
         if name == b"AUTHENTICATE" and not self._may_login():
             return self._wrong(self._refusal(RefusalKind.TLS_REQUIRED))
+        if name == b"XCLIENT" and self._terms.trusted:
+            told = from_xclient(rest.decode("latin-1"))
+            return self._invalid() if told is None else [told, Send(self._success(b"Updated"))]
         if name in _TAKE_ARGUMENTS:
             arguments = strings(rest, literals) if blank else []
             return self._invalid() if arguments is None else _TAKE_ARGUMENTS[name](self, arguments)

@@ -14,12 +14,15 @@ from zope.interface import implementer
 from mailgw.interfaces import IServerDialogue
 from mailgw.model import RefusalKind
 from mailgw.wire.events import Event, Send
+from mailgw.wire.forwarded import from_xclient
 from mailgw.wire.pop3client import Pop3Client
 from mailgw.wire.protocol import LoginProtocol, Terms
 from mailgw.wire.sasl import MECHANISMS, present
 from mailgw.wire.serverside import ServerSide
 
 _AUTH = re.compile(rb"([A-Za-z0-9_-]{1,20})(?: ([A-Za-z0-9+/=]+))?")
+_AFTER_LOGIN = frozenset({"TOP", "UIDL", "EXPIRE", "LOGIN-DELAY"})
+"""Capabilities of the backend that a client is to know of before it is there (RFC 2449 §6)."""
 
 _REFUSALS = {
     RefusalKind.CREDENTIALS: "-ERR [AUTH] Wrong user name or password\r\n",
@@ -48,7 +51,8 @@ class Pop3Server(ServerSide):
     def greet(self) -> list[Event]:
         """The greeting, without a timestamp: there is no APOP."""
         self._greeted = True
-        return [Send(b"+OK " + self._terms.hostname.encode("ascii", "replace") + b" ready\r\n")]
+        hint = b"[XCLIENT] " if self._terms.trusted else b""
+        return [Send(b"+OK " + hint + self._terms.hostname.encode("ascii", "replace") + b" ready\r\n")]
 
     def secured(self) -> list[Event]:
         """TLS is up: a USER that came before it is forgotten too."""
@@ -62,13 +66,21 @@ class Pop3Server(ServerSide):
     # --- words -------------------------------------------------------------------------------------------------------
 
     def _capabilities(self) -> list[str]:
-        """What holds at this moment; TOP and UIDL hold after the login, and clients ask only once."""
-        words = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
+        """What holds at this moment; and what holds after the login, because clients ask only once."""
+        words = list(self._terms.capabilities) or [*self._afterwards(), "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"]
         if self._upgradable():
             words.append("STLS")
         if self._may_login():
             words += ["USER", " ".join(["SASL", *MECHANISMS])]
+        if self._terms.trusted:
+            words.append("XCLIENT")
         return words
+
+    def _afterwards(self) -> list[str]:
+        """What every backend does, where that is known; else what every server has done for decades."""
+        learned = self._terms.learned()
+        told = sorted(word for word in learned if word.partition(" ")[0] in _AFTER_LOGIN)
+        return told if learned else ["TOP", "UIDL"]
 
     def _bad(self, text: str) -> bytes:
         return f"-ERR {text}\r\n".encode()
@@ -121,6 +133,13 @@ class Pop3Server(ServerSide):
     def _apop(self, argument: bytes) -> list[Event]:
         return self._wrong(self._bad("APOP is not supported"))
 
+    def _xclient(self, argument: bytes) -> list[Event]:
+        """As Dovecot has it: a proxy in front that we trust tells of the client behind it."""
+        if not self._terms.trusted:
+            return self._wrong(self._bad("Unknown command"))
+        told = from_xclient(argument.decode("latin-1"))
+        return self._wrong(self._bad("Invalid arguments")) if told is None else [told, Send(b"+OK Updated\r\n")]
+
     def _user(self, argument: bytes) -> list[Event]:
         """Any name is fine for now: which ones exist is nobody's business."""
         if not argument:
@@ -151,6 +170,7 @@ _TAKE_ARGUMENTS: dict[bytes, Callable[[Pop3Server, bytes], list[Event]]] = {
     b"USER": Pop3Server._user,
     b"AUTH": Pop3Server._auth,
     b"APOP": Pop3Server._apop,
+    b"XCLIENT": Pop3Server._xclient,
 }
 _ALONE: dict[bytes, Callable[[Pop3Server], list[Event]]] = {
     b"CAPA": Pop3Server._capa,

@@ -133,13 +133,14 @@ class Pop3Client(ClientSide):
     # --- the login ---------------------------------------------------------------------------------------------------
 
     def _login(self) -> list[Event]:
-        """SASL PLAIN where it is offered, else USER and PASS, else SASL LOGIN."""
+        """SASL PLAIN where it is offered, else USER and PASS, else SASL LOGIN; or what the settings want."""
         access, offered = self._access, (self._capabilities or {}).get(b"SASL", frozenset())
-        mechanism = client_mechanism(offered, access)
+        mechanism = client_mechanism(offered, access) if access.mechanism != "COMMAND" else None
+        wants_user = access.mechanism in ("", "COMMAND") and not access.authzid
         self._stage = Stage.LOGIN
         if mechanism == "PLAIN":
             return self._plain(encode(plain_response(access)))
-        if not access.authzid and (self._capabilities is None or self._offers(b"USER")):
+        if wants_user and (self._capabilities is None or self._offers(b"USER")):
             self._stage = Stage.USER
             return self._send(b"USER " + access.username.encode())
         if mechanism == "LOGIN":

@@ -22,6 +22,9 @@ class Terms:
         sends before it is logged in.
     @ivar bad_commands: how many are answered before the connection is closed.
     @ivar login_attempts: how many logins may fail before the connection is closed.
+    @ivar capabilities: what is told before the login instead of our own list; never of TLS and of logging in.
+    @ivar learned: what every backend announces that a client could reach, as far as that is known.
+    @ivar trusted: this client is a proxy or a webmail, and may tell whom it brings.
     """
 
     hostname: str
@@ -34,6 +37,9 @@ class Terms:
     login_attempts: int = 5
     message_size: int = 50 << 20
     recipients: int = 1000
+    trusted: bool = False
+    capabilities: tuple[str, ...] = ()
+    learned: Callable[[], frozenset[str]] = frozenset
 
     @property
     def upgradable(self) -> bool:

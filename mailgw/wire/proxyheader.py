@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from struct import pack, unpack
 
-from mailgw.model import Peer
+from mailgw.model import Forward, Peer
 
 MAX_LINE = 107
 """Octets of a version 1 header, its CRLF counted."""
@@ -262,6 +262,25 @@ def version_2(peer: Peer | None, tlvs: Iterable[Tlv] = (), checksum: bool = Fals
         raise ValueError("header too long")
     header = SIGNATURE + pack("!BBH", 0x21 if peer is not None else 0x20, family, len(block)) + block
     return header[:-4] + pack("!I", crc32c(header)) if checksum else header
+
+
+def introduction(version: str, forward: Forward | None) -> bytes:
+    """Write the header that a backend gets before anything else.
+
+    @param version: C{"v1"} or C{"v2"}; the latter also tells of the client's TLS, and our session id.
+    @param forward: of the client; C{None}: we speak for ourselves.
+    """
+    if version == "v1":
+        return version_1(forward.peer if forward is not None else None)
+    if forward is None:
+        return version_2(None)
+    protocol, cipher, name = forward.tls
+    tlvs = [unique_id(forward.session_id)]
+    if name and _HOST_NAME.fullmatch(name):
+        tlvs.append(authority(name))
+    if forward.secure:
+        tlvs.append(client_tls(ClientTls(protocol, cipher)))
+    return version_2(forward.peer, tlvs)
 
 
 def authority(name: str) -> Tlv:

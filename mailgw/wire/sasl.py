@@ -146,8 +146,8 @@ def unfit(access: Access) -> str:
 
 def client_mechanism(offered: frozenset[str], access: Access) -> str | None:
     """Choose C{"PLAIN"} or C{"LOGIN"} of what a backend offers, or C{None}. LOGIN has no authorization identity."""
-    if "PLAIN" in offered:
+    if "PLAIN" in offered and access.mechanism != "LOGIN":
         return "PLAIN"
-    if "LOGIN" in offered and not access.authzid:
+    if "LOGIN" in offered and access.mechanism != "PLAIN" and not access.authzid:
         return "LOGIN"
     return None

@@ -17,8 +17,10 @@ from mailgw.wire.sasl import MECHANISMS, Challenge, Malformed, Outcome, ServerMe
 
 _FOREIGN = re.compile(
     rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|CONNECT|TRACE|PRI)(?: |\Z)|SSH-[0-9]|(?i:Host:|User-Agent:)"
+    rb"|PROXY (?:TCP[46]|UNKNOWN)"
 )
-"""How a client of another protocol begins: a browser made to post to us (ALPACA), or a lost SSH client."""
+"""How a client of another protocol begins: a browser made to post to us (ALPACA), a lost SSH client, or a proxy whose
+header nobody has asked for."""
 
 _HANDSHAKE = b"\x16"
 """The first octet of a TLS record that carries a ClientHello (RFC 8446 §5.1); no command begins with it."""

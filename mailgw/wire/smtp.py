@@ -31,6 +31,7 @@ from mailgw.wire.events import (
     Send,
     StartTLS,
 )
+from mailgw.wire.forwarded import ATTRIBUTES, from_xclient
 from mailgw.wire.lines import BARE_LF, LineBuffer
 from mailgw.wire.protocol import Terms
 from mailgw.wire.replies import (
@@ -62,7 +63,9 @@ closed."""
 
 _HANDSHAKE = b"\x16"
 """The first octet of a ClientHello (RFC 8446 §5.1); no command begins with it."""
-_FOREIGN = re.compile(rb"(?:GET|POST|PUT|HEAD|OPTIONS|CONNECT|DELETE|PATCH|TRACE|PRI) |Host:|SSH-", re.IGNORECASE)
+_FOREIGN = re.compile(
+    rb"(?:GET|POST|PUT|HEAD|OPTIONS|CONNECT|DELETE|PATCH|TRACE|PRI) |Host:|SSH-|PROXY (?:TCP|UNK)", re.I
+)
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
 
@@ -96,7 +99,7 @@ class SmtpServer:
     def __init__(self, terms: Terms, secure: bool) -> None:
         self._terms = terms
         self.secure = secure
-        self.helo = ""
+        self.helo = self._told_helo = ""
         self.esmtp = False
         self.authenticated = False
         self._lines = LineBuffer(terms.max_line)
@@ -127,7 +130,7 @@ class SmtpServer:
 
     def secured(self) -> list[Event]:
         self.secure = True
-        self.helo, self.esmtp = "", False
+        self.helo, self._told_helo, self.esmtp = "", "", False
         self._lines = LineBuffer(self._terms.max_line)
         self._state = _State.COMMAND
         return []
@@ -253,19 +256,22 @@ class SmtpServer:
     def _ehlo(self, argument: str) -> list[Event]:
         if not is_helo(argument):
             return self._misdeed(BAD_ARGUMENTS)
-        self.helo, self.esmtp = argument, True
-        lines = [self._terms.hostname, "PIPELINING", f"SIZE {self._terms.message_size}"]
+        self.helo, self.esmtp = self._told_helo or argument, True
+        size = f"SIZE {self._terms.message_size}"
+        lines = [self._terms.hostname, *(self._terms.capabilities or ("PIPELINING", size))]
         if self._terms.upgradable and not self.secure:
             lines.append("STARTTLS")
         if self._terms.authenticate and not self.authenticated and self._terms.may_login(self.secure):
             lines.append("AUTH " + " ".join(sasl.MECHANISMS))
-        lines += ["ENHANCEDSTATUSCODES", "8BITMIME"]
+        if self._terms.trusted and not self.authenticated:
+            lines.append(f"XCLIENT {ATTRIBUTES}")
+        lines += () if self._terms.capabilities else ("ENHANCEDSTATUSCODES", "8BITMIME")
         return self._void() + self._idle_command(Reply(250, "", "\n".join(lines)))
 
     def _helo(self, argument: str) -> list[Event]:
         if not is_helo(argument):
             return self._misdeed(BAD_ARGUMENTS)
-        self.helo, self.esmtp = argument, False
+        self.helo, self.esmtp = self._told_helo or argument, False
         return self._void() + self._idle_command(Reply(250, "", self._terms.hostname))
 
     def _starttls(self, argument: str) -> list[Event]:
@@ -280,6 +286,18 @@ class SmtpServer:
         events = self._void()
         self._state = _State.HANDSHAKE
         return [*events, StartTLS(render(Reply(220, "2.0.0", "Ready to start TLS")))]
+
+    def _xclient(self, argument: str) -> list[Event]:
+        """Postfix's XCLIENT: a proxy in front that we trust tells of the client behind it; all begins anew."""
+        if not self._terms.trusted:
+            return self._misdeed(Reply(550, "5.7.0", "XCLIENT is not for you"))
+        if self.authenticated or self._in_mail:
+            return self._misdeed(BAD_SEQUENCE)
+        told = from_xclient(argument, xtext=True)
+        if told is None:
+            return self._misdeed(BAD_ARGUMENTS)
+        self.helo, self._told_helo, self.esmtp = "", told.helo or self._told_helo, False
+        return [told, *self._idle_command(Reply(220, "", f"{self._terms.hostname} ESMTP"))]
 
     def _rset(self, argument: str) -> list[Event]:
         return self._misdeed(BAD_ARGUMENTS) if argument else self._void() + self._idle_command(DONE)
@@ -452,6 +470,7 @@ class SmtpServer:
         b"EHLO": _ehlo,
         b"HELO": _helo,
         b"STARTTLS": _starttls,
+        b"XCLIENT": _xclient,
         b"AUTH": _auth,
         b"MAIL": _mail,
         b"RCPT": _rcpt,

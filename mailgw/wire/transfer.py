@@ -63,7 +63,10 @@ class Transfer:
         self._stuffer = Stuffer()
         self.extensions: dict[str, str] = {}
 
-    # Answered is no member of the Event union, hence Any.
+    @property
+    def forward(self) -> Forward:
+        """What the backend may be told about the client."""
+        return self._forward
 
     def feed(self, data: bytes) -> list[Event]:
         events: list[Event] = []

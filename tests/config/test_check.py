@@ -192,6 +192,17 @@ class FileTests(Case):
         self.assertEqual(self.check(text), [])
 
 
+class StateTests(Case):
+    """The folder of the control socket."""
+
+    def test_long_path(self) -> None:
+        """A path that no socket can have."""
+        name = "x" * (107 - len("/srv//control"))
+        self.assertEqual(self.changed('"var"', f'"/srv/{name}"'), [])
+        (found,) = self.changed('"var"', f'"/srv/{name}x"')
+        self.assertIn("gateway.state: the path of the control socket has 108 octets, and the system takes 107", found)
+
+
 class UserTests(Case):
     """C{gateway.user}."""
 
@@ -295,6 +306,24 @@ class RiskTests(Case):
         self.assertTrue(found[0].startswith("~18: pool.main.verify: WARNING: verify = false: "))
         self.assertIn("NOT CHECKED", found[0])
 
+    def test_pinned_pool(self) -> None:
+        """verify = false is no risk where the key is pinned."""
+        pin = "sha256/" + "A" * 43 + "="
+        self.assertEqual(self.changed("[pool.main]", f'[pool.main]\nverify = false\npin = "{pin}"'), [])
+
+    def test_trusting_listener(self) -> None:
+        """Who believes everybody's addresses."""
+        for key in ("trusted", "proxy_from"):
+            [found] = self.changed('protocol = "imap"', f'protocol = "imap"\n{key} = ["::1", "0.0.0.0/0"]')
+            self.assertIn(f"{key}: WARNING: {key} names every network", found)
+
+    def test_balance_without_shared(self) -> None:
+        """A balance that sends users now here, now there, in a pool where each mailbox is on one member only."""
+        for balance in ("least", "random"):
+            [found] = self.changed("[pool.main]", f'[pool.main]\nbalance = "{balance}"')
+            self.assertIn("~18: pool.main.balance: WARNING: ", found)
+            self.assertEqual(self.changed("[pool.main]", f'[pool.main]\nshared = true\nbalance = "{balance}"'), [])
+
     def test_clear_backend(self) -> None:
         """Passwords that leave the machine in clear."""
         found = self.changed("[pool.main.imap]", '[pool.main.imap]\ntls = "none"')
@@ -342,6 +371,17 @@ class RiskTests(Case):
             found = self.changed(directory, f'kind = "http"\nuri = "{uri}?key=s3cret"')
             self.assertEqual(len([one for one in found if "clear; use https" in one]), count, found)
             self.assertNotIn("s3cret", "".join(found))
+
+    def test_unverified_database(self) -> None:
+        """verify = false on a database is a risk; the file of one is read as any other."""
+        self.patch(registry, "TABLE", {**TABLE, "route": {"sql": "mailgw.routing.sql:SqlRule"}})
+        query = 'query = "SELECT b FROM u WHERE n = {user}"'
+        rule = f'"sql"\n{query}\nverify = false\ndatabase = "postgresql://u@db.example/mail"'
+        (warning,) = self.check(GOOD.replace('"anywhere"', rule))
+        self.assertTrue(warning.startswith("~17: route.1.verify: WARNING: verify = false: the database's"), warning)
+        rule = f'"sql"\n{query}\ndatabase = "sqlite:users.db"'
+        words = f"{self.folder}/users.db: cannot be read: No such file or directory"
+        self.assertEqual(self.check(GOOD.replace('"anywhere"', rule)), [f"17: route.1.database: {words}"])
 
     def test_nobody_served(self) -> None:
         """A listener whose protocol no pool speaks, unless there is a local store."""

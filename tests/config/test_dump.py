@@ -75,8 +75,8 @@ class DumpTests(SynchronousTestCase):
         self.assertEqual(
             tables,
             [
-                *("[gateway]", "[tls]", "[[tls.name]]", "[[listener]]", "[[listener]]", "[[directory]]", "[[route]]"),
-                *("[pool.main]", "[pool.main.imap]", '[pool."a.b"]', '[pool."a.b".smtp]'),
+                *("[gateway]", "[tls]", "[[tls.name]]", "[[listener]]", "[[listener]]", "[names]", "[[directory]]"),
+                *("[[route]]", "[pool.main]", "[pool.main.imap]", '[pool."a.b"]', '[pool."a.b".smtp]'),
                 *("[limits]", "[domains]", "[local]"),
             ],
         )

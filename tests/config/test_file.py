@@ -247,7 +247,6 @@ class FaultTests(Case):
         self.assert_fault(
             '"people"', '"sql"', "12: directory.1.kind: directory of kind 'sql' is not built in this version"
         )
-        self.assert_fault('"anywhere"', '"hook"', "15: route.1.kind: route of kind 'hook' is not built in this version")
         self.assert_fault('"imap"', '"lmtp"', "9: listener.1.protocol: 'lmtp' is not built in this version")
 
     def test_wrong_types(self) -> None:

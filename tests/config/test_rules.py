@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mailgw import registry
 from mailgw.config.rules import faults_between
 from mailgw.config.source import dotted
+from mailgw.settings import Listener, Pool
 from tests.config.text import GOOD, TABLE
 
 MX = '[[listener]]\nprotocol = "mx"\nendpoint = "tcp:25"\n'
@@ -55,16 +56,48 @@ class FaultsBetweenTests(SynchronousTestCase):
         for good in ("localhost", "a-b.example", "127.0.0.1", "a_b.example"):
             self.assertEqual(self.changed('"mail.example.com"', f'"{good}"'), [], good)
 
-    def test_not_built(self) -> None:
-        """What the format knows and this version does not do is refused, not passed over."""
-        for text, path in (
-            ('listener = [{proxy_from = ["10.0.0.0/8"]}]', "listener.1.proxy_from"),
-            ('pool = {main = {health = "10s"}}', "pool.main.health"),
-        ):
-            found = [fault for fault in self.faults(text) if fault.startswith(f"{path}: ")]
-            self.assertEqual(len(found), 1, text)
-            self.assertIn("not built in this version", found[0])
+    def test_probe_account(self) -> None:
+        """The account of health checks is a name and a password, or nothing."""
+        for text, key in (('probe_user = "p"', "probe_password"), ('probe_password = "p"', "probe_user")):
+            found = self.faults(f"[pool.main]\n{text}\n[pool.main.imap]\n")
+            missing = [fault for fault in found if fault.startswith(f"pool.main.{key}: is missing")]
+            self.assertEqual(len(missing), 1, found)
+        found = self.faults('[pool.main]\nprobe_user = "p"\nprobe_password = "p"\n[pool.main.imap]\n')
+        self.assertEqual([fault for fault in found if "probe" in fault], [])
+
+    def test_workers(self) -> None:
+        """Several processes go with either transport."""
         self.assertEqual(self.changed("[gateway]\n", '[gateway]\ntransport = "twisted"\nworkers = 2\n'), [])
+
+    def test_pool_login(self) -> None:
+        """A certificate comes with its key; whom to act as is nothing that LOGIN could say."""
+        for words, path in (
+            ('certificate = "a.pem"', "pool.main.key"),
+            ('key = "a.key"', "pool.main.certificate"),
+            ('login = "authzid"\nmaster_user = "m"\nmaster_password = "p"\nmechanism = "login"', "pool.main.mechanism"),
+        ):
+            found = self.faults(f"{GOOD}\n[pool.other]\n{words}\n[pool.other.imap]\n".replace("other", "more"))
+            [fault] = [one for one in found if one.startswith("pool.more.")]
+            self.assertTrue(fault.startswith(path.replace("main", "more") + ": "), fault)
+
+    def test_told_as_it_is(self) -> None:
+        """Nobody can have told that there is no TLS, or another way to log in, or what would end a line."""
+        for bad in (
+            "STARTTLS",
+            "AUTH=GSSAPI",
+            "auth PLAIN",
+            "SASL PLAIN",
+            "LOGINDISABLED",
+            "XCLIENT",
+            "A]",
+            "A\r\nB",
+            "",
+            '"',
+        ):
+            self.assertRaises(ValueError, Listener, protocol="imap", endpoint="tcp:1", capabilities=(bad,))
+        self.assertEqual(Listener(protocol="imap", endpoint="tcp:1", capabilities=("SIZE 10", "X-Y")).trusted, ())
+        for wrong in ({"source": ("localhost",)}, {"pin": ("sha1/x",)}):
+            self.assertRaises(ValueError, Pool, **wrong)
 
     def test_managesieve_needs_a_pool(self) -> None:
         """Scripts are kept by backends alone: a listener for them needs a pool that has them."""

@@ -180,6 +180,7 @@ class FakePool:
         self.name, self.hosts = name, hosts
         self.options = Pool.model_validate({"smtp": {"tls": "none"}} | options)
         self.log: list[tuple[str, str]] = []
+        self.places = 0
 
     def candidates(self, username: str, protocol: str, route: Route) -> list[Backend]:
         smtp = self.options.smtp
@@ -190,14 +191,28 @@ class FakePool:
     def succeeded(self, backend: Backend, protocol: str) -> None:
         self.log.append(("succeeded", backend.name))
 
-    def failed(self, backend: Backend, protocol: str) -> None:
+    def failed(
+        self, backend: Backend, protocol: str, kind: Kind = Kind.CONNECT, username: str = "", client: str = ""
+    ) -> None:
         self.log.append(("failed", backend.name))
 
-    def opened(self, backend: Backend) -> None:
+    async def reserve(self, backend: Backend, username: str = "") -> None:
+        self.places += 1
+
+    def release(self, backend: Backend, username: str = "") -> None:
+        self.places -= 1
+
+    def opened(self, backend: Backend, protocol: str, username: str = "") -> None:
         self.log.append(("opened", backend.name))
 
-    def closed(self, backend: Backend) -> None:
+    def closed(self, backend: Backend, protocol: str, username: str = "") -> None:
         self.log.append(("closed", backend.name))
+
+    def capabilities(self, protocol: str) -> frozenset[str] | None:
+        return None
+
+    def rows(self) -> list[dict[str, Any]]:
+        return []
 
 
 @implementer(IDirectory)
@@ -243,13 +258,13 @@ class FakeRouter:
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}
 
-    async def route(self, identity: Identity, protocol: str) -> Route:
+    async def route(self, identity: Identity, protocol: str, origin: Any = None) -> Route:
         assert protocol == "smtp"
         if identity.username == "lost@d":
             raise LoginRefused(RefusalKind.UNAVAILABLE, "no rule")
         return self.routes.get(identity.username, LOCAL)
 
-    async def explain(self, identity: Identity, protocol: str) -> list[Any]:
+    async def explain(self, identity: Identity, protocol: str, origin: Any = None) -> list[Any]:
         return []
 
 

@@ -69,6 +69,20 @@ class SubmissionTests(SynchronousTestCase):
         other = "AUTH PLAIN " + base64.b64encode(b"\0Mbox17\0other").decode()
         self.assertEqual(self.sent(submission(self.world)), [other])
         self.assertEqual(self.sent(submission(self.world), b"zack@d"), [other])
+        self.world.be1.extensions = ("XCLIENT LOGIN",)
+        self.options(login="xclient")
+        self.assertEqual(self.sent(submission(self.world)), ["XCLIENT LOGIN=Mbox17"])
+
+    def test_lmtp_user(self) -> None:
+        """LMTP brings mail to the name that the user has on the backend."""
+        self.options(smtp={"tls": "none", "speak": "lmtp"})
+        self.world.be1.lmtp = True
+        routes = self.world.router.routes
+        routes["zack@d"] = replace(routes["zack@d"], username="Mbox18")
+        client = submission(self.world)
+        client.say(b"MAIL FROM:<zoe@d>\r\nRCPT TO:<zoe@d>\r\nRCPT TO:<zack@d>\r\n")
+        recipients = [command for command in self.world.be1.commands if command.startswith("RCPT")]
+        self.assertEqual(recipients, ["RCPT TO:<zoe@d>", "RCPT TO:<Mbox18>"])
 
     def test_backend_refuses_login(self) -> None:
         """A login that the backend refuses, or does not offer, is trouble of ours, and the client hears only that."""

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from mailgw.directory.threads import Crew
+from mailgw.crew import Crew
 from mailgw.errors import LoginRefused
 from mailgw.interfaces import IDirectory
 from mailgw.model import Envelope, Identity, Login, RefusalKind

@@ -93,7 +93,8 @@ class CachedDirectoryTests(SynchronousTestCase):
     def test_no_password(self) -> None:
         """Neither keys nor entries hold a password."""
         self.good()
-        held = pickle.dumps((list(self.cache._entries), [repr(entry) for entry in self.cache._entries.values()]))
+        entries = self.cache._memory._entries
+        held = pickle.dumps((list(entries), [repr(entry) for entry in entries.values()]))
         self.assertNotIn(b"alicepw", held)
 
     def test_refusals_not_remembered(self) -> None:
@@ -139,13 +140,13 @@ class CachedDirectoryTests(SynchronousTestCase):
         self.assertEqual(self.times(), 4)
         self.good(Login("u2", b"x"))
         self.assertEqual(self.times(), 5)
-        self.assertEqual(len(self.cache._entries), 3)
+        self.assertEqual(len(self.cache._memory._entries), 3)
 
     def test_index_does_not_grow(self) -> None:
         """What is forgotten leaves nothing behind."""
         self.good(), self.good(replace(ALICE, mechanism="LOGIN")), self.good(Login("bob", b"bobpw"))
         self.cache.flush()
-        self.assertEqual((len(self.cache._entries), len(self.cache._keys)), (0, 0))
+        self.assertEqual((len(self.cache._memory._entries), len(self.cache._memory._keys)), (0, 0))
 
     def test_off(self) -> None:
         """Zero seconds turn it off."""
@@ -208,4 +209,4 @@ class CachedDirectoryTests(SynchronousTestCase):
         self.good()
         self.successResultOf(Deferred.fromCoroutine(self.cache.stop()))
         self.assertFalse(self.directory.running)
-        self.assertEqual(len(self.cache._entries), 0)
+        self.assertEqual(len(self.cache._memory._entries), 0)

@@ -37,6 +37,9 @@ class FakePool:
         self.members = [ONE, OTHER]
         self.told: list[tuple[str, str]] = []
         self.asked: list[tuple[str, str, Route]] = []
+        self.blamed: list[tuple[Failure, str, str]] = []
+        self.full: set[str] = set()
+        self.places: list[tuple[str, str]] = []
 
     def candidates(self, username: str, protocol: str, route: Route) -> list[Backend]:
         self.asked.append((username, protocol, route))
@@ -45,14 +48,32 @@ class FakePool:
     def succeeded(self, backend: Backend, protocol: str) -> None:
         self.told.append(("succeeded", f"{backend.name} {protocol}"))
 
-    def failed(self, backend: Backend, protocol: str) -> None:
+    def failed(
+        self, backend: Backend, protocol: str, kind: Failure = Failure.CONNECT, username: str = "", client: str = ""
+    ) -> None:
         self.told.append(("failed", f"{backend.name} {protocol}"))
+        self.blamed.append((kind, username, client))
 
-    def opened(self, backend: Backend) -> None:
+    async def reserve(self, backend: Backend, username: str = "") -> None:
+        if backend.name in self.full:
+            raise BackendFailed(Failure.FULL, f"{backend.name} is full")
+        self.places.append((backend.name, username))
+
+    def release(self, backend: Backend, username: str = "") -> None:
+        self.places.remove((backend.name, username))
+
+    def opened(self, backend: Backend, protocol: str, username: str = "") -> None:
+        assert self.places == [(backend.name, username)], "released before it is opened"
         self.told.append(("opened", backend.name))
 
-    def closed(self, backend: Backend) -> None:
+    def closed(self, backend: Backend, protocol: str, username: str = "") -> None:
         self.told.append(("closed", backend.name))
+
+    def capabilities(self, protocol: str) -> frozenset[str] | None:
+        return None
+
+    def rows(self) -> list[dict[str, Any]]:
+        return []
 
 
 class FakeDialer:
@@ -85,9 +106,12 @@ class FakeDialer:
 class FakeSession:
     """What a destination wants to know of a session."""
 
-    protocol, session_id, secure = "imap", "abcdefghijklmnop", True
+    protocol, session_id, secure, ttl = "imap", "abcdefghijklmnop", True, 7
     peer = Peer("198.51.100.7", 40000)
     login: Login | None = Login("Anna", b"secret")
+
+    def client_tls(self) -> tuple[str, str, str]:
+        return "TLSv1.3", "AES", "mail.example"
 
 
 class DestinationCase(SynchronousTestCase):
@@ -142,6 +166,12 @@ class OpeningTests(DestinationCase):
         wire: Any = StringTransport()
         arrival.protocol.makeConnection(wire)
         self.assertEqual(wire.value(), b"* 1 EXISTS\r\n")
+
+    def test_tls_is_told(self) -> None:
+        """A pool that wants PROXY headers is told of the client's TLS too."""
+        self.pool.options = Pool.model_validate({"proxy": "v2"})
+        self.successResultOf(self.open())
+        self.assertEqual(self.made[0][1].tls, ("TLSv1.3", "AES", "mail.example"))
 
     def test_what_the_backend_is_told(self) -> None:
         """The canonical name and the client's own password; who the client is; STARTTLS where the backend wants it."""
@@ -214,12 +244,23 @@ class NextMemberTests(DestinationCase):
 
     def test_only_when_not_connected(self) -> None:
         """Whoever answered, wrongly or too late, is not followed: the login may have happened."""
-        for kind in set(Failure) - {Failure.CONNECT, Failure.REJECTED}:
+        for kind in set(Failure) - {Failure.CONNECT, Failure.FULL, Failure.REJECTED}:
             self.setUp()
             self.refuse(kind, "be1")
             self.assertIs(self.failure().kind, kind)
             self.assertEqual(self.dialer.dialled, ["be1"])
             self.assertEqual(self.pool.told, [("failed", "be1 imap")])
+            self.assertEqual(self.pool.blamed, [(kind, "anna@example.com", "198.51.100.7")])
+            self.assertEqual(self.pool.places, [])
+
+    def test_full(self) -> None:
+        """Who has no place for another login is followed by the next candidate, and is not dialled."""
+        self.pool.full = {"be1"}
+        self.successResultOf(self.open())
+        self.assertEqual(self.dialer.dialled, ["be2"])
+        self.assertEqual(self.pool.places, [])
+        self.pool.full = {"be1", "be2"}
+        self.assertIs(self.failure().kind, Failure.FULL)
 
     def test_one_candidate(self) -> None:
         """A pool that is not shared has one candidate: no other is tried."""
@@ -246,7 +287,7 @@ class NextMemberTests(DestinationCase):
         opening = self.open()
         opening.cancel()
         self.failureResultOf(opening, CancelledError)
-        self.assertEqual(self.pool.told, [])
+        self.assertEqual((self.pool.told, self.pool.places), ([], []))
         self.assertEqual(self.dialer.dialled, ["be1"])
 
 

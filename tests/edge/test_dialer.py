@@ -16,9 +16,10 @@ from mailgw.edge.selfsigned import write_pair
 from mailgw.edge.tls import PoolTls
 from mailgw.errors import BackendFailed
 from mailgw.interfaces import IClientDialogue
-from mailgw.model import Backend, Failure, Peer
+from mailgw.model import Backend, Failure, Forward, Peer
 from mailgw.settings import Limits, Pool
 from mailgw.wire.events import Close, Data, Event, Ready, Refused, Send, StartTLS
+from mailgw.wire.proxyheader import HeaderReader, version_2
 from tests.edge.doubles import Echo
 from tests.network import Dialled, Far, NetworkTestCase
 
@@ -30,6 +31,7 @@ class ToyClient:
     def __init__(self) -> None:
         self.buffer = b""
         self.was_secured = False
+        self.forward: Forward | None = None
 
     def feed(self, data: bytes) -> list[Event]:
         self.buffer += data
@@ -97,6 +99,49 @@ class DialerCase(NetworkTestCase):
         self.loop.turn()
         self.assertEqual(self.loop.readers | self.loop.writers, set())
         self.assertEqual(self.loop.getDelayedCalls(), [])
+
+
+class ProxyTests(DialerCase):
+    """A pool that wants a PROXY header."""
+
+    def dialled_with(self, version: str, tls: str, forward: Forward | None) -> Far:
+        """Begin on such a pool, and have the backend accept."""
+        self.dialogue.forward = forward
+        pool = {"main": Pool.model_validate({"proxy": version})}
+        self.dialer = Dialer(self.loop, self.dialer._tls, self.dialer.limits, pool)
+        return self.dialled(tls=tls)
+
+    def test_client(self) -> None:
+        """The header tells the client's ends, its TLS and our session, and comes before all else."""
+        peer, tls = Peer("203.0.113.7", 4242, "192.0.2.1", 993), ("TLSv1.3", "AES", "a.example")
+        forward = Forward("session1", peer, True, tls=tls)
+        reader = HeaderReader()
+        header = reader.feed(self.dialled_with("v2", "none", forward).read())
+        assert header is not None
+        assert header.tls is not None
+        self.assertEqual(header.peer, forward.peer)
+        self.assertEqual((header.authority, header.unique_id), ("a.example", b"session1"))
+        self.assertEqual((header.tls.version, header.tls.cipher, header.tls.verified), ("TLSv1.3", "AES", False))
+
+    def test_before_tls(self) -> None:
+        """Implicit TLS begins behind it."""
+        forward = Forward("session1", Peer("203.0.113.7", 4242, "192.0.2.1", 143))
+        backend = self.dialled_with("v1", "implicit", forward)
+        header = b"PROXY TCP4 203.0.113.7 192.0.2.1 4242 143\r\n"
+        self.assertEqual(backend.read(len(header)), header)
+        backend.secure(self.as_server, server=True)
+        backend.send(b"welcome\n")
+        self.assertEqual(backend.read(), b"WELCOME\n")
+
+    def test_nobody(self) -> None:
+        """Who has no client, a health check, speaks for itself."""
+        for version, header in (("v1", b"PROXY UNKNOWN\r\n"), ("v2", version_2(None))):
+            self.assertEqual(self.dialled_with(version, "none", None).read(), header)
+            self.loop.dials.clear()
+
+    def test_another_pool(self) -> None:
+        """A pool that wants none gets none."""
+        self.assertEqual(self.dialled_with("none", "none", Forward("s", Peer("203.0.113.7", 1))).read(), b"")
 
 
 class ConnectTests(DialerCase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ssl
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mailgw.errors import MailgwError
 from mailgw.interfaces import IFrontend
 from mailgw.settings import Listener, Tls
 from mailgw.wire.protocol import LoginProtocol
+from mailgw.wire.proxyheader import version_1
 from tests.edge.doubles import FakeHouse, ToyDialogue
 from tests.network import NetworkTestCase
 
@@ -193,6 +195,33 @@ class RenewTests(ListenersCase):
         self.assertRaises(ssl.SSLError, self.loop.visit(143).secure, client)
         self.assertEqual(old.read(), b"old")
         self.assertFalse(old.closed)
+
+    def test_gate(self) -> None:
+        """Who waits at the gate is let in to what answers then; a listener may have a gate, and none again."""
+        proxied = self.listener().model_copy(update={"proxy_from": (ip_network("127.0.0.1"),)})
+        service = self.started(proxied, b"old")
+        waiting, gone = (self.loop.visit(143, "127.0.0.1") for _ in range(2))
+        self.assertEqual((waiting.read(), service.waiting), (b"", 2))
+        gone.close()
+        service.renew(self.listener(), greeting(b"new"), None)
+        self.assertEqual(self.loop.visit(143, "127.0.0.1").read(), b"new")
+        waiting.send(version_1(None))
+        self.assertEqual((waiting.read(), service.waiting), (b"new", 0))
+        service.renew(proxied, greeting(b"newer"), None)
+        last = self.loop.visit(143, "127.0.0.1")
+        self.assertEqual((last.read(), service.waiting), (b"", 1))
+        service.turn_away()
+        self.assertTrue(last.gone)
+
+    def test_gate_around_tls(self) -> None:
+        """With tls = implicit the header stands before the handshake."""
+        tls, client = self.identity("a.example")
+        listener = Listener(protocol="imap", endpoint="tcp:143", tls="implicit", proxy_from=("127.0.0.1",))
+        self.started(listener, b"hello", tls)
+        far = self.loop.visit(143, "127.0.0.1")
+        far.send(version_1(None))
+        far.secure(client)
+        self.assertEqual(far.read(), b"hello")
 
     def test_other_terms(self) -> None:
         """A listener's protocol and TLS may change while its port stays open."""

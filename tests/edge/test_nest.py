@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IHalfCloseableDescriptor, IReactorFDSet, IReadDescriptor
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailgw.edge.nest import MOST, Nest
@@ -32,6 +33,7 @@ class HandReactor(Clock):
         self.readers.discard(reader)
 
 
+@implementer(IHalfCloseableDescriptor)
 class Watched:
     """One end of a socket pair; tells what happened to it."""
 
@@ -54,6 +56,9 @@ class Watched:
     def readConnectionLost(self, reason: Failure) -> None:
         assert reason.check(ConnectionDone)
         self.told.append(f"{self.name} read end")
+
+    def writeConnectionLost(self, reason: Failure) -> None:
+        """Nobody tells it."""
 
     def connectionLost(self, reason: Failure) -> None:
         self.told.append(f"{self.name} {reason.type.__name__}")

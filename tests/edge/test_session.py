@@ -202,7 +202,8 @@ class LoginTests(SessionCase):
         self.house.reactor.advance(2.0)
         session.dataReceived(b"login secret\n")
         origins = [login.origin for login in self.portal.asked]
-        wanted = [Origin(session.session_id, "imap", session.peer, False, attempt) for attempt in (1, 2)]
+        about = session.session_id, "imap", session.peer, False
+        wanted = [Origin(*about, attempt, listener="tcp:0") for attempt in (1, 2)]
         self.assertEqual(origins, wanted)
 
     def test_paused_while_it_lasts(self) -> None:

@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import tcp
 from twisted.internet.address import IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, serverFromString
@@ -33,8 +32,9 @@ from mailgw.edge.dialer import Dialer
 from mailgw.edge.listeners import ListeningService
 from mailgw.edge.stream import Stream
 from mailgw.edge.streamport import Dialling, SecureFactory, StreamEndpoint, StreamPort, StreamReactor
-from mailgw.model import Backend
-from mailgw.settings import Limits, Listener
+from mailgw.errors import BackendFailed
+from mailgw.model import Backend, Failure
+from mailgw.settings import Limits, Listener, Pool
 from tests.edge.contract_transport import reactor
 from tests.edge.ends import Far, Recorder
 from tests.edge.test_stream import StreamCase
@@ -232,6 +232,16 @@ class StreamPortTests(PortCase):
         far = self.visit()
         await self.until(lambda: far.got == b"hello", far)
 
+    async def test_shut_down_by_another(self) -> None:
+        """Whoever else has the socket shuts it down, as a master does that stops: it is closed, and nothing breaks."""
+        bound = socket.create_server((HOST, self.number))
+        bound.setblocking(False)
+        self.addCleanup(bound.close)
+        port = self.streams.adoptStreamPort(bound.fileno(), socket.AF_INET, self.factory)
+        bound.shutdown(socket.SHUT_RDWR)
+        await self.until(lambda: not port._open)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
 
 class BrokenGreeter(Recorder):
     def connectionMade(self) -> None:
@@ -345,13 +355,14 @@ class DiallingTests(PortCase):
         await self.assertFailure(refused, ConnectError)
 
     async def test_bound_address(self) -> None:
-        """An address to dial from is left to Twisted."""
+        """The address to dial from may be chosen."""
         need_names()
         self.listen()
         ours = self.ours()
-        endpoint = HostnameEndpoint(self.streams, "localhost", self.number, bindAddress=(HOST, 0))
+        endpoint = HostnameEndpoint(self.streams, "localhost", self.number, bindAddress=("127.0.0.9", 0))
         await endpoint.connect(ours)
-        self.assertIsInstance(ours.built[0].transport, tcp.Client)
+        self.assertIsInstance(ours.built[0].transport, Stream)
+        self.assertEqual(ours.built[0].transport.getHost().host, "127.0.0.9")
 
 
 class Listening:
@@ -391,6 +402,30 @@ class UsersTests(PortCase):
         self.service("starttls")
         far = self.visit()
         await self.until(lambda: far.got == b"hello", far)
+
+    async def test_source(self) -> None:
+        """A pool's own addresses are connected from in turn, to addresses and to names."""
+        need_names()
+        self.service("none")
+        pool = {"main": Pool.model_validate({"source": ["127.0.0.8", "::1", "127.0.0.9"]})}
+        dialer = Dialer(self.streams, {"main": self.pool_tls}, Limits(), pool)
+        hosts = []
+        for host in (HOST, "localhost", HOST):
+            backend = Backend("main", host, host, self.number, "none")
+            connection = await Deferred.fromCoroutine(dialer.connect(backend, Listening()))
+            self.assertIsInstance(connection.transport, Stream)
+            hosts.append(connection.transport.getHost().host)
+            connection.close()
+        self.assertEqual(hosts, ["127.0.0.8", "127.0.0.9", "127.0.0.8"])
+
+    async def test_no_such_source(self) -> None:
+        """An address that is not ours is a backend that cannot be connected to."""
+        self.service("none")
+        pool = {"main": Pool.model_validate({"source": "192.0.2.77"})}
+        dialer = Dialer(self.streams, {"main": self.pool_tls}, Limits(), pool)
+        attempt = Deferred.fromCoroutine(dialer.connect(Backend("main", "b", HOST, self.number, "none"), Listening()))
+        failure = await self.assertFailure(attempt, BackendFailed)
+        self.assertIs(failure.kind, Failure.CONNECT)
 
     async def test_dialer(self) -> None:
         """Addresses and names are dialled on streams."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from unittest.mock import patch
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -290,3 +291,76 @@ class PoolTlsTests(TlsCase):
         Path(junk).write_text("no PEM\n")
         error = self.assertRaises(SettingsError, PoolTls, Pool(ca=junk), "1.2")
         self.assertIn(junk, error.faults[0])
+
+
+class PoolKeysTests(TlsCase):
+    """Names, keys and certificates that a pool's settings give."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.backend, self.own = self.pair("be.example"), self.pair("gw.example")
+
+    def meet(self, host: str = "be.example", asks: bool = False, **pool: Any) -> list[Any]:
+        """Shake hands as both kinds of transport do.
+
+        @param asks: the server wants a certificate of us.
+        @return: the names on those certificates.
+        """
+        shown: list[Any] = []
+        creator: Any = PoolTls(Pool.model_validate({"ca": self.backend[0]} | pool), "1.2").creator(host)
+        stock = TLSMemoryBIOFactory(creator, True, Factory.forProtocol(Protocol)).buildProtocol(None)
+        for client in (creator.clientConnectionForTLS(stock), creator.connection_on(None)):
+            server = self.server(self.identities(self.backend))
+            if asks:
+                server.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
+            shake(client, server)
+            self.assertEqual(client.get_servername(), (pool.get("tls_name") or host).encode())
+            certificate = server.get_peer_certificate()
+            shown.append(certificate and certificate.get_subject().CN)
+        return shown
+
+    def pin(self, path: str) -> str:
+        """As openssl makes it of a certificate."""
+        command = (
+            f"openssl x509 -in {path} -pubkey -noout | openssl pkey -pubin -outform der"
+            " | openssl dgst -sha256 -binary | openssl enc -base64"
+        )
+        return (
+            "sha256/" + subprocess.run(command, shell=True, capture_output=True, check=True, text=True).stdout.strip()
+        )
+
+    def test_name(self) -> None:
+        """The name in the certificate may be another one than the host's."""
+        self.meet("10.9.9.9", tls_name="be.example")
+        creator: Any = PoolTls(Pool(ca=self.backend[0], tls_name="evil.example"), "1.2").creator("be.example")
+        self.assertRaises(
+            VerificationError, shake, creator.connection_on(None), self.server(self.identities(self.backend))
+        )
+
+    def test_pin(self) -> None:
+        """The key has to be one of the pinned ones, on top of all else; or nothing else counts."""
+        right, wrong = self.pin(self.backend[0]), self.pin(self.own[0])
+        self.meet(pin=[wrong, right])
+        self.meet("10.9.9.9", tls_name="evil.example", verify=False, ca=None, pin=right)
+        for pool in ({"pin": wrong, "ca": self.backend[0]}, {"pin": wrong, "verify": False}):
+            self.assertRaises(SSL.Error, self.meet, **pool)
+            creator: Any = PoolTls(Pool.model_validate(pool), "1.2").creator("be.example")
+            server = self.server(self.identities(self.backend))
+            error = self.assertRaises(SSL.Error, shake, creator.connection_on(None), server)
+            self.assertIn("pinned", str(error.__cause__))
+        self.assertRaises(SSL.Error, self.meet, pin=right, ca=self.own[0])
+        for bad in ("sha256/x", "md5/" + "A" * 43 + "=", right.removesuffix("=")):
+            self.assertRaises(ValueError, Pool.model_validate, {"pin": bad})
+
+    def test_certificate(self) -> None:
+        """We show ours to who asks, whether we check theirs or not."""
+        own = {"certificate": self.own[0], "key": self.own[1]}
+        self.assertEqual(self.meet(asks=True, **own), ["gw.example"] * 2)
+        self.assertEqual(self.meet(asks=True, verify=False, ca=None, **own), ["gw.example"] * 2)
+        self.assertRaises((SSL.Error, AssertionError), self.meet, asks=True)  # TLS 1.3 refuses after the handshake
+
+    def test_certificate_faults(self) -> None:
+        """A pair that does not fit is told before anything starts."""
+        pool = Pool(certificate=self.own[0], key=self.backend[1])
+        error = self.assertRaises(SettingsError, PoolTls, pool, "1.2")
+        self.assertIn("not the private key", error.faults[0])

@@ -20,7 +20,7 @@ class ImportTests(Case):
     def setUp(self) -> None:
         super().setUp()
         self.old = self.folder / "perdition.conf"
-        self.old.write_text("protocol IMAP4\nlower_case all\noutgoing_server be1\nM ''\n")
+        self.old.write_text("protocol IMAP4\nno_lookup\noutgoing_server be1\nM ''\n")
         self.new = self.folder / "new.toml"
 
     def test_print(self) -> None:
@@ -34,7 +34,7 @@ class ImportTests(Case):
     def test_write(self) -> None:
         """A file for nobody else's eyes; what has no counterpart is printed, and what to do next."""
         self.assertEqual(self.run_bare("import", str(self.old), "-o", str(self.new)), 0)
-        self.assertIn("line 2, lower_case: no counterpart", self.out)
+        self.assertIn("line 2, no_lookup: no counterpart", self.out)
         self.assertIn(f"mailgw check --config {self.new}", self.out)
         self.assertEqual(stat.S_IMODE(self.new.stat().st_mode), 0o600)
 

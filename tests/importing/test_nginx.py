@@ -255,6 +255,15 @@ class ListenTests(Case):
         else:
             self.assertIn("no counterpart in this version", self.said(result, "listen"))
 
+    def test_backend_header(self) -> None:
+        """The header towards backends is the pool's; where servers differ, that is said."""
+        for value, wanted in (("on", "v1"), ("v2", "v2"), ("off", None)):
+            result = self.mail(f"proxy_protocol {value};")
+            self.assertEqual(self.accepted(result)["pool"]["main"].get("proxy"), wanted)
+        result = self.mail("proxy_protocol v2;", "server { listen 110; proxy_protocol off; }")
+        self.assertEqual(self.accepted(result)["pool"]["main"]["proxy"], "v2")
+        self.assertIn("it is the pool's", self.said(result, "proxy_protocol"))
+
     def test_socket_options(self) -> None:
         """They are the system's."""
         result = self.mail("listen 143 rcvbuf=64k so_keepalive=on strange;")

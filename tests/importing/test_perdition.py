@@ -16,7 +16,8 @@ COUNTERPARTS = {
     *("authenticate_timeout", "bind_address", "listen_port", "map_library", "map_library_opt", "outgoing_port"),
     *("outgoing_server", "protocol", "ssl_ca_chain_file", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"),
     *("ssl_listen_min_proto_version", "ssl_mode", "ssl_no_cert_verify", "ssl_outgoing_min_proto_version", "timeout"),
-    "username",
+    *("add_domain", "domain_delimiter", "explicit_domain", "lower_case", "query_key", "strip_domain", "username"),
+    "username_from_database",
 }
 """Options that become keys, or of which the translation itself says what became of them."""
 
@@ -111,11 +112,13 @@ class PlaceTests(Case):
         self.assertIn("popmap:2: no colon", self.said(result, "popmap"))
 
     def test_users_in_map(self) -> None:
-        """Users beside hosts are left out, and that is said."""
-        result = self.translate("U\n", ("popmap", "anna:anna2@be1\n"))
-        self.accepted(result)
+        """Users beside hosts are left out, and that is said; with username_from_database they count."""
+        result = self.translate("", ("popmap", "anna:anna2@be1\n"))
+        self.assertNotIn("username", self.accepted(result)["route"][0])
         self.assertIn("names users beside hosts", self.said(result, "popmap"))
-        self.assertIn("canonical name", self.said(result, "username_from_database"))
+        result = self.translate("U\n", ("popmap", "anna:anna2@be1\n"))
+        self.assertIs(self.accepted(result)["route"][0]["username"], True)
+        self.assertEqual(self.said(result, "popmap"), "")
 
     def test_nowhere(self) -> None:
         """Without a map and a server nobody has a place, and nothing is written."""
@@ -298,6 +301,112 @@ class ListenerTests(Case):
         """A port by a name that is not known is a fault with its line."""
         error = self.assertRaises(CannotImport, self.translate, "l nonsense\ns be1\n")
         self.assertIn("line 3: listen_port: 'nonsense'", str(error))
+
+
+class NameTests(Case):
+    """What becomes of user names."""
+
+    MAP = ("popmap", "anna: be1\n")
+
+    def names(self, text: str, *maps: tuple[str, str], **more: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self.accepted(self.translate(f"{text}s be1\n", *maps, **more)).get("names", {})
+        return found
+
+    def test_states(self) -> None:
+        """With maps the directory is asked for what both lookups and logins have; Perdition's other words work, too."""
+        for states, wanted in (
+            ("all", "all"),
+            ("servername_lookup", ["lookup"]),
+            ("Server_Lookup", ["lookup"]),
+            ("remote_login", ["backend"]),
+            ("remote_login,servername_lookup", "all"),
+            ("local_authentication", None),
+            ("local_auth,remote_login", ["backend"]),
+        ):
+            for option in ("lower_case", "strip_domain"):
+                self.assertEqual(self.names(f"{option} {states}\n", self.MAP).get(option), wanted, states)
+            found = self.names(f"add_domain {states}\nexplicit_domain example.org\n", self.MAP)
+            self.assertEqual(found, {"add_domain": wanted, "default_domain": "example.org"} if wanted else {}, states)
+
+    def test_several_lines(self) -> None:
+        """States on several lines add up."""
+        found = self.names("lower_case servername_lookup\nlower_case remote_login\n", self.MAP)
+        self.assertEqual(found, {"lower_case": "all"})
+
+    def test_no_map(self) -> None:
+        """Without a map nobody is looked up, and the directory has the names that backends have."""
+        self.assertEqual(self.names("strip_domain all\n"), {"strip_domain": ["directory", "backend"]})
+        self.assertEqual(self.names("strip_domain servername_lookup\n"), {})
+
+    def test_ldap(self) -> None:
+        """LDAP is the directory, and is asked for what Perdition asks it for."""
+        library = "map_library /usr/lib/libperditiondb_ldap.so.0\n"
+        self.assertEqual(self.names(f"{library}lower_case all\n"), {"lower_case": ["directory", "backend"]})
+        result = self.translate(f"{library}strip_domain servername_lookup\nquery_key '\\u'\n")
+        self.assertEqual(self.accepted(result)["names"], {"strip_domain": ["directory"]})
+        self.assertIn("canonical one", self.said(result, "strip_domain"))
+        self.assertIn("`filter`", self.said(result, "query_key"))
+
+    def test_what_is_said(self) -> None:
+        """States that are none, PAM's, and a domain for nobody."""
+        result = self.translate("lower_case local_auth,nonsense\nexplicit_domain a.example\ns be1\n")
+        self.assertNotIn("names", self.accepted(result))
+        self.assertIn("'nonsense'", self.said(result, "lower_case"))
+        self.assertIn("PAM", self.said(result, "lower_case"))
+        self.assertIn("no use without add_domain", self.said(result, "explicit_domain"))
+
+    def test_addresses(self) -> None:
+        """Without explicit_domain each address has the domain of its own name, as deep as it is wanted."""
+        hosts = {"198.51.100.1": "mail.au.example.org", "198.51.100.2": "mail.example.com.", "198.51.100.3": ""}
+        for depth, first, second in (("", "au.example.org", "example.com"), (",2", "example.org", "com")):
+            text = f"bind_address 198.51.100.1,198.51.100.2:1143,198.51.100.3\nadd_domain all{depth}\ns be1\n"
+            result = self.translate(text, self.MAP, reverse=hosts.__getitem__)
+            wanted = {"add_domain": "all", "domains": {"198.51.100.1": first, "198.51.100.2": second}}
+            self.assertEqual(self.accepted(result)["names"], wanted)
+            self.assertIn("no domain is known for 198.51.100.3: ", self.said(result, "add_domain"))
+        result = self.translate("bind_address 198.51.100.1\nadd_domain all,4\ns be1\n", reverse=hosts.__getitem__)
+        self.assertNotIn("names", self.accepted(result))
+
+    def test_every_address(self) -> None:
+        """Whoever listens everywhere has to say which addresses there are."""
+        result = self.translate("add_domain all\ns be1\n", reverse=lambda address: "mail.example.org")
+        self.assertNotIn("names", self.accepted(result))
+        self.assertIn("addresses that bind_address does not name", self.said(result, "add_domain"))
+
+    def test_delimiter(self) -> None:
+        """The delimiter is the same; @ stays what it is in the values of maps."""
+        result = self.translate("D +at+\ns be1\n")
+        self.assertEqual(self.accepted(result)["names"], {"domain_delimiter": "+at+"})
+        self.assertIn("stays @", self.said(result, "domain_delimiter"))
+        self.assertEqual(self.names("D @\n"), {})
+
+    def test_keys(self) -> None:
+        """Formats become keys."""
+        for text, wanted in (
+            ("\\U", ["{user}"]),
+            ("\\u,\\D\\d", ["{local}", "@{domain}"]),
+            ("x\\\\y,,\\i:\\p \\I:\\P", ["x\\y", "{client}:{client_port} {address}:{port}"]),
+        ):
+            found = self.settings(f"query_key '{text}'\n", self.MAP)
+            self.assertEqual(found["route"][0]["keys"], wanted, text)
+        found = self.settings("D +at+\nquery_key '\\u\\Dx,\\u\\Dx'\n", self.MAP)
+        self.assertEqual(found["route"][0]["keys"], ["{local}+at+x"])
+
+    def test_keys_of_no_use(self) -> None:
+        """What finds nobody in Perdition either is left out or ends the import."""
+        result = self.translate("strip_domain all\nquery_key '\\d,\\u'\n", self.MAP)
+        self.assertEqual(self.accepted(result)["route"][0]["keys"], ["{local}"])
+        self.assertIn("left out", self.said(result, "query_key"))
+        for bad, words in (("\\x", "no '\\\\x'"), ("{u}", "brace"), ("\\", "no '\\\\'"), (",", "nobody")):
+            error = self.assertRaises(CannotImport, self.translate, f"query_key '{bad}'\n", self.MAP)
+            self.assertIn("line 3: query_key: ", str(error))
+            self.assertIn(words, str(error))
+        self.assertIn("map files", self.said(self.translate("query_key x\ns be1\n"), "query_key"))
+
+    def test_long_delimiter_in_keys(self) -> None:
+        """Perdition leaves the tail of a long delimiter in front of the domain; that is told."""
+        result = self.translate("D +at+\nquery_key '\\d'\n", self.MAP)
+        self.assertIn("leaves 'at+' in front of it", self.said(result, "query_key"))
 
 
 class OptionTests(Case):

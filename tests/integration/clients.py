@@ -128,11 +128,13 @@ def _connected(port: int, timeout: float | None, source: str, context: ssl.SSLCo
 class Wire:
     """A bare connection: sends what it is told, in the segments that it is told."""
 
-    def __init__(self, port: int, context: ssl.SSLContext | None = None, seconds: float = _SECONDS) -> None:
+    def __init__(
+        self, port: int, context: ssl.SSLContext | None = None, seconds: float = _SECONDS, source: str = HOST
+    ) -> None:
         """
         @param context: TLS from the first byte on.
         """
-        self._socket = _connected(port, seconds, HOST, context)
+        self._socket = _connected(port, seconds, source, context)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
 

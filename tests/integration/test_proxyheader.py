@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any
 
@@ -26,30 +25,11 @@ from mailgw.wire.proxyheader import ClientTls, HeaderReader, authority, client_t
 from tests.integration.case import ServersTestCase
 from tests.integration.certificates import certificates
 from tests.integration.clients import trusting
-from tests.integration.daemon import Daemon
-from tests.integration.dovecot import Dovecot
-from tests.integration.ports import HOST, free_port, needs, program
+from tests.integration.haproxy import Haproxy, HaproxyDovecot
+from tests.integration.ports import HOST, free_port, needs
 
 reactor: Any = _reactor
 LOOPBACK = (ip_network("127.0.0.1/32"),)
-
-
-class HaproxyDovecot(Dovecot):
-    """A Dovecot that wants a PROXY header on a port of its own.
-
-    @ivar behind: that port.
-    """
-
-    def __init__(self, users: Mapping[str, bytes]) -> None:
-        self.behind = free_port()
-        super().__init__(users)
-
-    def _configuration(self) -> str:
-        listener = f"inet_listener imap_proxy {{\n port = {self.behind}\n haproxy = yes\n}}"
-        return (
-            super()._configuration()
-            + f"haproxy_trusted_networks = 127.0.0.0/8\nservice imap-login {{\n{listener}\n}}\n"
-        )
 
 
 class WriterTests(ServersTestCase):
@@ -78,37 +58,6 @@ class WriterTests(ServersTestCase):
             for host, here in ((f"203.0.113.{number}", "192.0.2.1"), (f"2001:db8::{number + 1}", "2001:db8::1")):
                 self.login(write(Peer(host, 5555, here, 993)))
                 self.dovecot.wait_for_log(f"rip={host}, lip={here}")
-
-
-class Haproxy(Daemon):
-    """A HAProxy that sends its headers to one port.
-
-    @ivar one, two, secure: ports: version 1; version 2 with extensions; the same behind TLS with the client.
-    """
-
-    name = "haproxy"
-
-    def __init__(self, behind: int) -> None:
-        super().__init__()
-        self.one, self.two, self.secure = (free_port() for _ in range(3))
-        made = certificates()
-        (self.folder / "both.pem").write_bytes(made.certificate.read_bytes() + made.key.read_bytes())
-        extensions = "send-proxy-v2 proxy-v2-options ssl,unique-id,authority,crc32c"
-        text = "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n"
-        for port, bind, send in (
-            (self.one, "", "send-proxy"),
-            (self.two, "", extensions),
-            (self.secure, f"ssl crt {self.folder}/both.pem", extensions),
-        ):
-            text += f"listen l{port}\n bind {HOST}:{port} {bind}\n unique-id-format id-%cp\n"
-            text += f" server s {HOST}:{behind} {send}\n"
-        (self.folder / "haproxy.cfg").write_text(text)
-
-    def command(self) -> Sequence[str]:
-        return [program("haproxy") or "haproxy", "-db", "-f", str(self.folder / "haproxy.cfg")]
-
-    def listening(self) -> Sequence[int]:
-        return self.one, self.two, self.secure
 
 
 class Greeter(Protocol):

@@ -13,8 +13,10 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailgw.errors import LoginRefused
-from mailgw.interfaces import IHouse, IPool, IRoutingRule
+from mailgw.interfaces import IBoard, IHouse, IPool, IRoutingRule, ITally
 from mailgw.model import Identity, Refusal, RefusalKind, Route
+from mailgw.ops.board import Board
+from mailgw.ops.tally import LocalTally
 from mailgw.routing.pool import Pool
 from mailgw.settings import Pool as PoolOptions
 from mailgw.settings import Settings
@@ -24,10 +26,20 @@ T = TypeVar("T")
 ALICE = Identity("alice@example.org", "test-1")
 
 
-def pool(name: str = "main", clock: Clock | None = None, **options: Any) -> Pool:
+def pool(
+    name: str = "main",
+    clock: Clock | None = None,
+    tally: ITally | None = None,
+    board: IBoard | None = None,
+    **options: Any,
+) -> Pool:
     """A pool of be1, be2 and be3 that speaks IMAP and POP3, unless the options say otherwise."""
     options = {"members": ["be1", "be2", "be3"], "imap": {}, "pop3": {}} | options
-    return Pool(name, PoolOptions(**options), clock or Clock(), Random(1))
+    clock = clock or Clock()
+    tally = LocalTally(clock.seconds) if tally is None else tally
+    made = Pool(name, PoolOptions(**options), clock, Random(1), tally, board or Board())
+    made.start()
+    return made
 
 
 @implementer(IHouse)

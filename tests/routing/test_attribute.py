@@ -53,6 +53,27 @@ class AttributeRuleTests(RuleContract, RoutingTestCase):
         """The attribute's name is compared without regard to case, as a directory does."""
         self.assertEqual(self.answer(self.make(), user("be1", attribute="MAILHOST")), Route("main", "be1"))
 
+    def test_username(self) -> None:
+        """Another attribute may say who to log in as; users without it have their canonical name."""
+        rule = self.make(username="mailHostUser")
+        attributes = {"mailHost": ("be1",), "MAILHOSTUSER": ("mbox17",)}
+        self.assertEqual(
+            self.answer(rule, Identity("alice", attributes=attributes)), Route("main", "be1", username="mbox17")
+        )
+        self.assertEqual(self.answer(rule, user("be1")), Route("main", "be1"))
+        for values in (("a", "b"), ("",), ("a\r\nb",), ("x" * 257,)):
+            self.refused(rule, Identity("alice", attributes=attributes | {"MAILHOSTUSER": values}))
+
+    def test_needs_both_attributes(self) -> None:
+        """The directory is told to fetch the second attribute, too."""
+        self.assertEqual(AttributeRule.Options(name="mailHost", username="u").attributes_needed, ("u",))
+        self.assertEqual(AttributeRule.Options(name="mailHost").attributes_needed, ())
+
+    def test_hostile_values(self) -> None:
+        """Whatever a value is, it is one backend's name, which the pool understands or refuses."""
+        for value in ("be1 be2", "be1\nbe2", "labs/be1", "\udc80", "x" * 9999):
+            self.assertEqual(self.answer(self.make(), user(value)), Route("main", value))
+
     def test_unknown_pool(self) -> None:
         """A pool that does not exist stops the start, with the rule's name."""
         with self.assertRaises(SettingsError) as caught:

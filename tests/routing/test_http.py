@@ -66,8 +66,11 @@ class OwnServersTests(AuthTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.house.pools = {"main": pool()}
-        options = HttpRule.Options(pool="main", uri=URI, header={"X-Auth-Key": "k"})
-        self.rule = HttpRule.from_options("http-1", options, self.house)
+        self.rule = self.rule_with()
+
+    def rule_with(self, **more: Any) -> HttpRule:
+        options = HttpRule.Options(pool="main", uri=URI, header={"X-Auth-Key": "k"}, **more)
+        return HttpRule.from_options("http-1", options, self.house)
 
     def test_asks(self) -> None:
         """It asks by name and protocol about users of other directories."""
@@ -92,3 +95,39 @@ class OwnServersTests(AuthTestCase):
         self.plays(answer("No"))
         error = self.fails(self.rule.route(Identity("alice"), "imap"), LoginRefused)
         self.assertIs(error.refusal.kind, RefusalKind.UNAVAILABLE)
+
+    def test_down(self) -> None:
+        """Servers that do not answer are temporary trouble."""
+        self.plays(b"HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n")
+        error = self.fails(self.rule.route(Identity("alice"), "imap"), LoginRefused)
+        self.assertIs(error.refusal.kind, RefusalKind.UNAVAILABLE)
+
+    def test_remembered(self) -> None:
+        """With a cache the servers are asked once for each protocol, and again after a flush."""
+        self.plays(answer(auth_server="10.0.0.1", auth_port="110"))
+        rule = self.rule_with(cache="60s")
+        for protocol in ("pop3", "pop3", "imap", "pop3"):
+            self.assertEqual(
+                self.wait(rule.route(Identity("alice"), protocol)), Route("main", "10.0.0.1:110", username="alice")
+            )
+        self.assertEqual(len(self.reactor.requests), 2)
+        self.assertEqual(rule.flush("alice"), 2)
+        self.wait(rule.route(Identity("alice"), "imap"))
+        self.assertEqual(len(self.reactor.requests), 3)
+
+    def test_logins_are_not_remembered(self) -> None:
+        """What came with a login counts for that login only: it may have the password of one moment."""
+        rule = self.rule_with(cache="60s")
+        for word in (b"one", b"two"):
+            route = self.wait(rule.route(user(password=word), "imap"))
+            self.assertEqual(route.password if route is not None else None, word)
+        self.assertEqual(rule.flush(), 0)
+
+    def test_stop(self) -> None:
+        """Stopping closes what is open, and a rule without servers of its own has nothing open."""
+        self.plays(answer(auth_server="10.0.0.1", auth_port="110"))
+        self.wait(self.rule.route(Identity("alice"), "imap"))
+        self.assertEqual(self.reactor.open, 1)
+        self.wait(self.rule.stop())
+        self.assertEqual(self.reactor.open, 0)
+        self.wait(HttpRule.from_options("http-1", HttpRule.Options(pool="main"), self.house).stop())

@@ -12,8 +12,8 @@ from zope.interface.verify import verifyObject
 from mailgw.errors import BackendFailed
 from mailgw.interfaces import IPool
 from mailgw.model import Backend, Failure, Route
-from mailgw.routing.pool import DOWN_AFTER, SUSPECT_AT_MOST, SUSPECT_FOR, State, TroubleTable
 from mailgw.routing.rendezvous import ranked
+from mailgw.routing.standing import SUSPECT_FOR, State
 from tests.routing.contract import pool
 
 USERS = [f"user{number}@example.org" for number in range(300)]
@@ -156,21 +156,21 @@ class PoolTests(SynchronousTestCase):
         chosen: Counter[str] = Counter()
         for user in USERS:
             (backend,) = main.candidates(user, "imap", ANY)
-            main.opened(backend)
+            main.opened(backend, "imap")
             chosen[backend.name] += 1
         self.assertEqual(chosen, {"be1": 75, "be2": 150, "be3": 75})
         for _ in range(10):
-            main.closed(Backend("main", "be3", "be3", 143))
+            main.closed(Backend("main", "be3", "be3", 143), "imap")
         self.assertEqual(names(main.candidates("alice", "imap", ANY)), ["be3"])
 
     def test_closed_too_often(self) -> None:
         """Counts neither go below nothing nor know hosts outside."""
         main = pool(balance="least")
         for name in ("be1", "elsewhere"):
-            main.closed(Backend("main", name, name, 143))
-        main.opened(Backend("main", "elsewhere", "elsewhere", 143))
+            main.closed(Backend("main", name, name, 143), "imap")
+        main.opened(Backend("main", "elsewhere", "elsewhere", 143), "imap")
         first = main.candidates("alice", "imap", ANY)[0]
-        main.opened(first)
+        main.opened(first, "imap")
         self.assertNotEqual(main.candidates("alice", "imap", ANY)[0], first)
 
     def test_random(self) -> None:
@@ -186,38 +186,5 @@ class PoolTests(SynchronousTestCase):
             main = pool(balance=balance)
             for _ in range(20):
                 (backend,) = main.candidates("alice", "imap", Route("main", hashed=True))
-                main.opened(backend)
+                main.opened(backend, "imap")
                 self.assertEqual(backend.name, home)
-
-
-class TroubleTableTests(SynchronousTestCase):
-    def test_pitfall_11_one_moment_counts_once(self) -> None:
-        """However many sessions meet one failure at once, the member is suspect and not down."""
-        table = TroubleTable()
-        for _ in range(1000):
-            table.failed("be1", "imap", 0.0)
-        self.assertEqual(table.state("be1", "imap", 0.0), State.SUSPECT)
-        self.assertEqual(table.state("be1", "imap", SUSPECT_FOR), State.UP)
-
-    def test_failing_on(self) -> None:
-        """A member that fails whenever it is tried again is suspect for longer, then down, but never for ever."""
-        table, now, times, states = TroubleTable(), 0.0, [], []
-        for _ in range(6):
-            table.failed("be1", "imap", now)
-            states.append(table.state("be1", "imap", now))
-            begin = now
-            while table.state("be1", "imap", now) is not State.UP:
-                now += 0.5
-            times.append(now - begin)
-        self.assertEqual(times, [5.0, 10.0, 20.0, 30.0, 30.0, SUSPECT_AT_MOST])
-        self.assertEqual(states, [State.SUSPECT] * (DOWN_AFTER - 1) + [State.DOWN] * 4)
-
-    def test_success_forgets(self) -> None:
-        """A member that answers is as good as new."""
-        table = TroubleTable()
-        for now in (0.0, 10.0, 30.0):
-            table.failed("be1", "imap", now)
-        table.succeeded("be1", "imap")
-        self.assertEqual(table.state("be1", "imap", 30.0), State.UP)
-        table.failed("be1", "imap", 31.0)
-        self.assertEqual(table.state("be1", "imap", 31.0), State.SUSPECT)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailgw.errors import SettingsError
-from mailgw.model import Identity, Route
+from mailgw.model import Identity, Origin, Peer, Route
 from mailgw.routing.regexmap import MapFaults, RegexMap, RegexRule, logical_lines
 from tests.routing.contract import FakeHouse, RoutingTestCase, RuleContract
 
@@ -16,7 +18,7 @@ from tests.routing.contract import FakeHouse, RoutingTestCase, RuleContract
 class RegexRuleTests(RuleContract, RoutingTestCase):
     known = Identity("bob@labs.example")
 
-    def make(self, **options: str) -> RegexRule:
+    def make(self, **options: Any) -> RegexRule:
         """The rule of the settings' example."""
         options = {"match": r"@labs\.example$", "backend": "labs.internal", "pool": "main", **options}
         return RegexRule.from_options("regex-1", RegexRule.Options(**options), FakeHouse())
@@ -37,6 +39,30 @@ class RegexRuleTests(RuleContract, RoutingTestCase):
             self.answer(self.make(match="(x)?bob", backend=r"\1.internal"), "bob"), Route("main", ".internal")
         )
 
+    def test_username(self) -> None:
+        """Who to log in as is made of the match, and has to be a name."""
+        rule = self.make(match=r"^(.*)@(\w+)\.example$", username=r"\1+\2")
+        self.assertEqual(self.answer(rule, "bob@labs.example"), Route("main", "labs.internal", username="bob+labs"))
+        self.assertIn("no user of a backend", self.refused(rule, "b\rob@labs.example").reason)
+        self.assertIn("no user of a backend", self.refused(self.make(match="(x)?bob", username=r"\1"), "bob").reason)
+
+    def test_keys(self) -> None:
+        """The expression is searched for in one key after the other; groups are those of the first that matches."""
+        rule = self.make(keys=("{domain}", "{local}@{address}"), match=r"^(b\w+)", backend=r"\1.internal")
+        origin = Origin("s1", "imap", Peer("192.0.2.1", 4711, "192.0.2.2"))
+        for name, backend in (("anna@be1.example", "be1"), ("ben", "ben"), ("ben@be2", "be2")):
+            route = self.wait(rule.route(Identity(name), "imap", origin))
+            self.assertEqual(route, Route("main", f"{backend}.internal"), name)
+        self.assertIsNone(self.wait(rule.route(Identity("ben"), "imap")))
+
+    def test_hostile_names(self) -> None:
+        """A name fills in groups as it is; nothing in it is a reference, and what is no host the pool refuses."""
+        rule = self.make(match=r"^(.*)@x$", backend=r"\1.internal")
+        for name in (r"\1", r"\g<0>", "a b", "a\nb", "$1", "x" * 5000):
+            self.assertEqual(
+                self.answer(rule, f"{name}@x"), Route("main", f"{name}.internal") if "\n" not in name else None
+            )
+
     def test_without_a_backend(self) -> None:
         """Without a backend the pool chooses."""
         rule = RegexRule.from_options("regex-1", RegexRule.Options(match="^b", pool="labs"), FakeHouse())
@@ -48,6 +74,7 @@ class RegexRuleTests(RuleContract, RoutingTestCase):
             ({"match": "(", "pool": "main"}, "not a regular expression"),
             ({"match": "(a)", "backend": r"\2", "pool": "main"}, "invalid group reference 2"),
             ({"match": "a", "backend": r"\g<site>", "pool": "main"}, "unknown group name"),
+            ({"match": "a", "username": r"\1", "pool": "main"}, "username: invalid group reference 1"),
             ({"match": "a"}, "Field required"),
         ):
             with self.assertRaises(ValidationError) as caught:

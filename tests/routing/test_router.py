@@ -10,8 +10,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailgw.errors import DirectoryDown, LoginRefused
-from mailgw.interfaces import IRouter, IRoutingRule
-from mailgw.model import LOCAL, Identity, RefusalKind, Route, Step
+from mailgw.interfaces import ILookingRule, IRouter, IRoutingRule
+from mailgw.model import LOCAL, Identity, Origin, Peer, RefusalKind, Route, Step
+from mailgw.names import Form
 from mailgw.routing.router import LocalRule, Router
 from tests.routing.contract import ALICE, FakeHouse, RoutingTestCase, RuleContract
 
@@ -24,8 +25,10 @@ class FakeRule:
         self.name = name
         self.answer = answer
         self.asked: list[tuple[str, str]] = []
+        self.origins: list[Any] = []
 
-    async def route(self, identity: Identity, protocol: str) -> Route | None:
+    async def route(self, identity: Identity, protocol: str, origin: Any = None) -> Route | None:
+        self.origins.append(origin)
         self.asked.append((identity.username, protocol))
         if isinstance(self.answer, Deferred):
             return await self.answer  # type: ignore[no-any-return]
@@ -51,6 +54,31 @@ class RouterTests(RoutingTestCase):
         rules = [FakeRule(None), FakeRule(Route("main")), FakeRule(Route("labs"))]
         self.assertEqual(self.wait(Router(rules).route(ALICE, "pop3")), Route("main"))
         self.assertEqual([rule.asked for rule in rules], [[("alice@example.org", "pop3")]] * 2 + [[]])
+
+    def test_origin(self) -> None:
+        """Rules are told of the session that asks."""
+        rule, origin = FakeRule(LOCAL), Origin("s1", "imap", Peer("192.0.2.1", 4711))
+        self.wait(Router([rule]).route(ALICE, "imap", origin))
+        self.wait(Router([rule]).explain(ALICE, "imap", origin))
+        self.wait(Router([rule]).route(ALICE, "imap"))
+        self.assertEqual(rule.origins, [origin, origin, None])
+
+    def test_form(self) -> None:
+        """Backends are told a form of the canonical name, or of the name that a rule gave; the local store is none."""
+        form = Form(strip=True, lower=True)
+        for route, wanted in (
+            (Route("main"), Route("main", username="alice")),
+            (Route("main", "be1", True, password=b"x"), Route("main", "be1", True, "alice", b"x")),
+            (Route("main", username="Bob@b.example"), Route("main", username="bob")),
+            (LOCAL, LOCAL),
+        ):
+            self.assertEqual(self.wait(Router([FakeRule(route)], form).route(ALICE, "imap")), wanted)
+        for same in (Form(), Form(lower=True)):
+            router = Router([FakeRule(Route("main"))], same)
+            self.assertEqual(self.wait(router.route(ALICE, "imap")), Route("main"))
+        [step] = self.wait(Router([FakeRule(Route("main"))], form).explain(ALICE, "imap"))
+        self.assertEqual(step.answer, "pool main, as 'alice'")
+        self.refused(Router([FakeRule(None)], form))
 
     def test_no_rule_answers(self) -> None:
         """There is no default: a user whom no rule knows meets temporary trouble."""
@@ -107,6 +135,7 @@ class RouterTests(RoutingTestCase):
             (LOCAL, "local"),
             (Route("main"), "pool main"),
             (Route("main", hashed=True), "pool main, by hash"),
+            (Route("main", "be1", username="mbox17"), "pool main, backend be1, as 'mbox17'"),
         ):
             self.assertEqual(self.wait(Router([FakeRule(route)]).explain(ALICE, "imap")), [Step("fake rule", words)])
 
@@ -116,6 +145,47 @@ class RouterTests(RoutingTestCase):
         steps = self.wait(Router(rules).explain(ALICE, "imap"))
         self.assertEqual(steps[1:], [Step("fake rule", "refused: two values")])
         self.assertEqual(self.wait(Router([]).explain(ALICE, "imap")), [Step("router", "refused: no rule answered")])
+
+
+@implementer(ILookingRule)
+class Looking(FakeRule):
+    """A rule that holds something."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__(None)
+        self.error = error
+        self.flushed: list[str | None] = []
+        self.stopped = 0
+
+    def flush(self, user: str | None = None) -> int:
+        self.flushed.append(user)
+        return 2
+
+    async def stop(self) -> None:
+        self.stopped += 1
+        if self.error is not None:
+            raise self.error
+
+
+class LookingTests(RoutingTestCase):
+    """Rules that hold something, among others that do not."""
+
+    def test_provides(self) -> None:
+        """The double is what the interface asks for."""
+        verifyObject(ILookingRule, Looking())
+
+    def test_flush(self) -> None:
+        """All of them forget, and what they forgot is counted."""
+        rules = [Looking(), FakeRule(None), Looking()]
+        self.assertEqual(Router(rules).flush("alice"), 4)
+        self.assertEqual(Router(rules).flush(), 4)
+        self.assertEqual([rule.flushed for rule in rules if isinstance(rule, Looking)], [["alice", None]] * 2)
+
+    def test_stop(self) -> None:
+        """All of them are stopped, whatever one of them says."""
+        rules = [Looking(OSError("no")), FakeRule(None), Looking()]
+        self.failureResultOf(Deferred.fromCoroutine(Router(rules).stop()), OSError)
+        self.assertEqual([rule.stopped for rule in rules if isinstance(rule, Looking)], [1, 1])
 
 
 class LocalRuleTests(RuleContract, RoutingTestCase):

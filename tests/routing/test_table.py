@@ -12,9 +12,10 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from mailgw.errors import SettingsError
-from mailgw.model import Identity, Route
+from mailgw.model import Identity, Origin, Peer, Route
 from mailgw.routing.regexmap import MapFaults
 from mailgw.routing.table import NameMap, TableRule
+from mailgw.settings import Names, Settings
 from tests.routing.contract import FakeHouse, RoutingTestCase, RuleContract
 
 
@@ -121,6 +122,38 @@ class TableRuleTests(RuleContract, RoutingTestCase):
         self.assertEqual(self.answer(rule, "lab"), Route("labs"))
         self.assertIsNone(self.answer(rule, "nobody"))
 
+    def test_username(self) -> None:
+        """With username = true a value also says who to log in as; the last at sign counts."""
+        self.path.write_text("moved: other@be2\nlong: a@b.example@be2:143\nplain: be1\nlab: x@labs\n")
+        rule = self.make(username=True)
+        for user, route in (
+            ("moved", Route("main", "be2", username="other")),
+            ("long", Route("main", "be2:143", username="a@b.example")),
+            ("plain", Route("main", "be1")),
+            ("lab", Route("labs", username="x")),
+        ):
+            self.assertEqual(self.answer(rule, user), route)
+
+    def test_username_of_the_client_making(self) -> None:
+        """A name that an expression made of the user's own is checked as any other."""
+        self.path.write_text("(.*)/at/(.*): $1@$2\n")
+        rule = self.make(username=True, match="regex")
+        self.assertEqual(self.answer(rule, "bob/at/be1"), Route("main", "be1", username="bob"))
+        self.assertIn("no user of a backend", self.refused(rule, "b\x01ob/at/be1").reason)
+
+    def test_hostile_names(self) -> None:
+        """A name is looked up as a whole, whatever is in it."""
+        rule = self.make()
+        for name in (
+            "alice@example.org: be2",
+            "alice@example.org\n",
+            "# alice@example.org",
+            "a\0",
+            "\udc80",
+            "x" * 9999,
+        ):
+            self.assertIsNone(self.answer(rule, name), name)
+
     def test_without_a_pool(self) -> None:
         """A rule without a pool refuses values that name none."""
         rule = self.make(pool=None)
@@ -140,6 +173,17 @@ class TableRuleTests(RuleContract, RoutingTestCase):
         for _ in range(2):
             self.assertEqual(self.answer(rule, "moved"), Route("main", "be2"))
         self.assertEqual(self.levels(events), ["warn"])
+
+    def test_keys(self) -> None:
+        """What is looked up is one key after the other, made of the name as the settings want it looked up."""
+        self.replace("alice: be1\n@example.org: be2\n192.0.2.2: be3\n")
+        self.house.settings = Settings(names=Names(lower_case=("lookup",)))  # type: ignore[arg-type]
+        rule = self.make(keys=("{local}", "@{domain}", "{address}"))
+        origin = Origin("s1", "imap", Peer("192.0.2.1", 4711, "192.0.2.2"))
+        for name, backend in (("Alice@Example.ORG", "be1"), ("bob@Example.org", "be2"), ("bob", "be3")):
+            route = self.wait(rule.route(Identity(name), "imap", origin))
+            self.assertEqual(route, Route("main", backend), name)
+        self.assertIsNone(self.answer(rule, "bob"))
 
     def test_changes(self) -> None:
         """A changed file is read again, but looked at only once a second."""

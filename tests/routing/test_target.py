@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailgw.routing.target import split_host
+from mailgw.errors import LoginRefused
+from mailgw.model import RefusalKind
+from mailgw.routing.target import backend_user, split_host
 
 
 class SplitHostTests(SynchronousTestCase):
@@ -46,3 +48,18 @@ class SplitHostTests(SynchronousTestCase):
             return
         self.assertEqual(split_host(host), (host, None))
         self.assertTrue(port is None or 0 < port < 65536)
+
+
+class BackendUserTests(SynchronousTestCase):
+    """L{backend_user}."""
+
+    def test_good(self) -> None:
+        """Names come back as they are."""
+        for name in ("mbox17", "a b", "a@b.example", "\u00fc", "%", "x" * 256):
+            self.assertEqual(backend_user(name), name)
+
+    def test_bad(self) -> None:
+        """What could be two lines to a backend, or nothing, is temporary trouble."""
+        for name in ("", "a\r\nb", "a\0", "\x7f", "\x85", "\udc80", "x" * 257, "\u00fc" * 129):
+            error = self.assertRaises(LoginRefused, backend_user, name)
+            self.assertIs(error.refusal.kind, RefusalKind.UNAVAILABLE)

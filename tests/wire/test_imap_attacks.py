@@ -144,6 +144,7 @@ class ForeignTests(ServerCase):
         """They are closed at the first verb, without a word to reflect."""
         for first in (
             "GET / HTTP/1.1",
+            "PROXY TCP4 203.0.113.7 192.0.2.1 1 143",
             "POST / HTTP/1.1",
             "POST",
             "Host: mx.example",

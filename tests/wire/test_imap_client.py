@@ -141,6 +141,15 @@ class WayTests(ImapClientCase):
             *("S: + UGFzc3dvcmQ6", "C: c2VjcmV0", L_OK, IN),
         )
 
+    def test_chosen_mechanism(self) -> None:
+        """The settings may want one mechanism, or none, and no other way is taken then."""
+        login, plain, command = (Access("bob", b"secret", mechanism=name) for name in ("LOGIN", "PLAIN", "COMMAND"))
+        self.converse(self.greet("AUTH=PLAIN AUTH=LOGIN SASL-IR"), "C: L AUTHENTICATE LOGIN", access=login)
+        self.converse(self.greet("AUTH=PLAIN LITERAL+"), "C: L LOGIN {3+}", "C: bob {6+}", "C: secret", access=command)
+        for access, words in ((login, "AUTH=PLAIN"), (plain, "AUTH=LOGIN"), (plain, ""), (login, "")):
+            self.converse(self.greet(words), Failed(Failure.PROTOCOL, "no login that we can use"), access=access)
+        self.converse(self.greet("AUTH=PLAIN LOGINDISABLED"), Failed(Failure.PROTOCOL, "no login"), access=command)
+
     def test_login_command(self) -> None:
         """The LOGIN command, its literals one by one."""
         self.converse(self.greet(""), "C: L LOGIN {3}", "S: + ", "C: bob {6}", "S: + ", "C: secret", L_OK, IN)

@@ -147,7 +147,14 @@ class ForeignTests(SafeCase):
 
     def test_first_verbs(self) -> None:
         """They are closed at the first verb, without a word to reflect."""
-        for first in ("GET / HTTP/1.1", "POST / HTTP/1.1", "POST", "Host: mx.example", "SSH-2.0-OpenSSH_9"):
+        for first in (
+            "GET / HTTP/1.1",
+            "POST / HTTP/1.1",
+            "POST",
+            "Host: mx.example",
+            "SSH-2.0-OpenSSH_9",
+            "PROXY TCP4 1",
+        ):
             self.converse(f"C: {first}", Closed("another protocol's client"), "C: NOOP")
 
     def test_handshake(self) -> None:

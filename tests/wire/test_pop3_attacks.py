@@ -104,7 +104,14 @@ class ForeignTests(ServerCase):
 
     def test_first_verbs(self) -> None:
         """They are closed at the first verb, without a word to reflect."""
-        for first in ("GET / HTTP/1.1", "POST / HTTP/1.1", "POST", "Host: mx.example", "SSH-2.0-OpenSSH_9"):
+        for first in (
+            "GET / HTTP/1.1",
+            "POST / HTTP/1.1",
+            "POST",
+            "Host: mx.example",
+            "SSH-2.0-OpenSSH_9",
+            "PROXY TCP4 1",
+        ):
             self.converse(f"C: {first}", Closed("another protocol's client"), "C: NOOP")
         self.converse("C: X", "S: -ERR Unknown command", "C: Host: x", Closed("another protocol's client"), "C: NOOP")
 

@@ -128,6 +128,16 @@ class WayTests(Pop3ClientCase):
             *("C: c2VjcmV0", "S: +OK Logged in.", IN),
         )
 
+    def test_chosen_mechanism(self) -> None:
+        """The settings may want one mechanism, or none, and no other way is taken then."""
+        login, plain, command = (Access("bob", b"secret", mechanism=name) for name in ("LOGIN", "PLAIN", "COMMAND"))
+        every = (*GREETED, "S: USER", "S: SASL PLAIN LOGIN", "S: .")
+        self.converse(*every, "C: AUTH LOGIN", access=login)
+        self.converse(*every, "C: USER bob", access=command)
+        for access, words in ((login, "SASL PLAIN"), (plain, "SASL LOGIN"), (command, "SASL PLAIN")):
+            listed = ("S: USER",) if access is not command else ()
+            self.converse(*GREETED, *listed, f"S: {words}", "S: .", Failed(Failure.PROTOCOL, "no login"), access=access)
+
     def test_authorization_identity(self) -> None:
         """Whom to act as goes with PLAIN, and with nothing else."""
         access = Access("gw", b"secret", "bob")

@@ -171,6 +171,7 @@ class ForeignTests(SynchronousTestCase):
     def test_other_protocols(self) -> None:
         """A browser, an SSH client or a TLS client on a port in clear is cut off at once and gets no reply."""
         for words in (
+            b"PROXY TCP4 203.0.113.7 192.0.2.1 1 25\r\n",
             *(b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\nHost: x\r\n\r\nMAIL FROM:<a@x>\r\n", b"Host: x\r\n"),
             *(b"SSH-2.0-x\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"options / x\r\n", b"CONNECT a:25 HTTP/1.1\r\n"),
         ):

@@ -1,4 +1,4 @@
-"""Tests of L{mailgw.directory.threads}, with real threads and no waiting but for them."""
+"""Tests of L{mailgw.crew}, with real threads and no waiting but for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from mailgw.directory.threads import Crew
+from mailgw.crew import Crew
 from mailgw.errors import DirectoryDown, LoginRefused
 from mailgw.model import RefusalKind
 

@@ -1,7 +1,7 @@
-"""A crew of threads for what blocks: LDAP and the hashing of passwords, each with a crew of its own.
+"""A crew of threads for what blocks: LDAP, SQL and the hashing of passwords, each with a crew of its own.
 
 It does not use the reactor's pool: names of backends are resolved there, and a directory that hangs must not stop
-that. It does not queue without end either: past its bound it says at once that the directory is down.
+that. It does not queue without end either: past its bound it says at once that nobody can be asked.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Crew:
     ) -> None:
         """Make a crew that has not started.
 
-        @param name: the directory's, for threads and errors.
+        @param name: the directory's or the rule's, for threads and errors.
         @param size: how many threads there are at most; they start when they are needed.
         @param queue: how many jobs may wait for a thread.
-        @param patience: seconds after which whoever waits for a job is told that the directory is down.
+        @param patience: seconds after which whoever waits for a job is told that there is no answer.
         """
         self.name = name
         self.outstanding = 0

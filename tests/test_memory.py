@@ -1,11 +1,12 @@
-"""Tests of L{mailgw.directory.sharing}."""
+"""Tests of L{mailgw.memory}."""
 
 from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mailgw.directory.sharing import SharedCalls
+from mailgw.memory import Memory, SharedCalls
 
 
 class SharedCallsTests(SynchronousTestCase):
@@ -79,3 +80,57 @@ class SharedCallsTests(SynchronousTestCase):
 
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.calls.ask("key", now))), "now")
         self.assertEqual(len(self.calls), 0)
+
+
+class MemoryTests(SynchronousTestCase):
+    """L{Memory}."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.memory: Memory[str] = Memory(self.clock, 3)
+
+    def test_time(self) -> None:
+        """A value is there for its time, however often it is used."""
+        self.memory.keep("a", "1", 10)
+        self.clock.advance(9.9)
+        self.assertEqual(self.memory.recall("a"), "1")
+        self.clock.advance(0.1)
+        self.assertIsNone(self.memory.recall("a"))
+        self.assertIsNone(self.memory.recall("b"))
+
+    def test_replaced(self) -> None:
+        """A key has one value, and the names that came with it."""
+        self.memory.keep("a", "1", 10, "Alice")
+        self.memory.keep("a", "2", 20, "Bob")
+        self.clock.advance(15)
+        self.assertEqual(self.memory.recall("a"), "2")
+        self.assertEqual((self.memory.about("alice"), self.memory.about("bob")), ([], [("a", "2")]))
+
+    def test_bounded(self) -> None:
+        """What was not used for longest makes room, and what is replaced takes none."""
+        for key in ("a", "b", "c", "c"):
+            self.memory.keep(key, key, 10)
+        self.memory.recall("a")
+        self.memory.keep("d", "d", 10)
+        self.assertEqual([self.memory.recall(key) for key in "abcd"], ["a", None, "c", "d"])
+        self.assertEqual(len(self.memory), 3)
+
+    def test_flush(self) -> None:
+        """A user goes by any of its names, in any case; everybody goes without one."""
+        self.memory.keep("a", "1", 10, "alice@example.org", "ALICE")
+        self.memory.keep("b", "2", 10, "alice@example.org", "al")
+        self.memory.keep("c", "3", 10, "carol")
+        self.assertEqual([self.memory.flush("Alice"), self.memory.flush("alice")], [1, 0])
+        self.assertEqual(self.memory.flush("ALICE@example.org"), 1)
+        self.assertEqual(self.memory.flush(), 1)
+        self.assertEqual((len(self.memory), self.memory.flushes), (0, 4))
+
+    def test_index_does_not_grow(self) -> None:
+        """What is gone leaves no name behind."""
+        for number in range(100):
+            self.memory.keep(number, "x", 10, f"user{number}", "all")
+        self.memory.forget(99)
+        self.memory.forget("never there")
+        self.assertEqual(set(self.memory._keys), {"user97", "user98", "all"})
+        self.memory.flush()
+        self.assertEqual(self.memory._keys, {})
