@@ -360,7 +360,8 @@ class ReloadTests(GatewayCase):
         self.assertEqual(self.ports(), [25, 143, 993, 1110, 1143, 4190])
         for port in (1143, 1110):
             self.visit(port).send(IMAP.login if port == 1143 else POP3.login)
-            self.assertEqual(self.loop.dials.pop().host, "10.0.0.2")
+            self.assertEqual(self.loop.dials[0].host, "10.0.0.2")
+            self.loop.dials[0].refuse()
         self.loop.unbindable.clear()
         self.gateway.reload(self.load)
         self.loop.turn()

@@ -5,7 +5,7 @@ The tests are those of the modules named here, which are not imported by their c
 
 from __future__ import annotations
 
-from tests import test_drain, test_gateway, test_kit_logins
+from tests import test_drain, test_gateway, test_kit_forwarded, test_kit_logins
 from tests.edge import test_dialer, test_listeners, test_relay, test_relay_tls, test_slowloris
 from tests.streams import OnStreams
 
@@ -80,6 +80,14 @@ class DialerImplicitTests(OnStreams, test_dialer.ImplicitTests):
 
 class DialerConnectTests(OnStreams, test_dialer.ConnectTests):
     """Until there is a connection."""
+
+
+class ForwardedTests(OnStreams, test_kit_forwarded.ForwardedTests):
+    """Clients that others bring."""
+
+
+class DialerProxyTests(OnStreams, test_dialer.ProxyTests):
+    """Backends that want a PROXY header."""
 
 
 class HoldingTests(OnStreams, test_dialer.HoldingTests):

@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from mailgw.crew import Crew
 from mailgw.directory import servers
 from mailgw.directory.cache import CachedDirectory
 from mailgw.directory.ldapentry import (
@@ -39,10 +40,9 @@ from mailgw.directory.ldapentry import (
 from mailgw.directory.ldaplink import NO_ATTRIBUTES, Link, escape, filter_fault, tls_context
 from mailgw.directory.names import refuse_malformed, split_name, well_formed
 from mailgw.directory.servers import NoAnswer, Server, Servers
-from mailgw.memory import SharedCalls
-from mailgw.crew import Crew
 from mailgw.errors import DirectoryDown, LoginRefused, MailgwError, SettingsError
 from mailgw.interfaces import IDirectory, IHouse
+from mailgw.memory import SharedCalls
 from mailgw.model import Envelope, Identity, Login, RefusalKind
 from mailgw.settings import Duration, FilePath, Secret, Strings, Table
 

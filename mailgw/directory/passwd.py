@@ -15,11 +15,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from mailgw.crew import Crew
 from mailgw.directory import schemes
 from mailgw.directory.cache import CachedDirectory
 from mailgw.directory.names import refuse_malformed
 from mailgw.directory.passwdfile import FaultyFile, Line, PasswdFile, read_lines
-from mailgw.crew import Crew
 from mailgw.errors import DirectoryDown, LoginRefused
 from mailgw.interfaces import IDirectory, IHouse
 from mailgw.model import Envelope, Identity, Login, RefusalKind

@@ -99,7 +99,7 @@ class FrontTests(ServersTestCase):
         self.assertNotIn(CLIENT.host, self.gateway.log())
 
     def test_limits(self) -> None:
-        """The client's own connections are counted, not the proxy's."""
+        """P14: the client's own connections are counted, not the proxy's."""
         two, other = Peer("203.0.113.9", 1, "192.0.2.1", 143), Peer("203.0.113.10", 1, "192.0.2.1", 143)
         wires = []
         for peer, welcome in ((two, b"* OK"), (two, b"* OK"), (two, b"* BYE"), (other, b"* OK"), (other, b"* OK")):
