@@ -78,7 +78,7 @@ class Lasting:
         self.board = board or Board()
         self.holds = Holds(self.board, reactor)
         self.is_first = True
-        self.tally = tally = tally or LocalTally(reactor.seconds)
+        self.tally = tally = LocalTally(reactor.seconds) if tally is None else tally
         self.turnstile = Turnstile(settings.limits, reactor, tally, secret)
         self.accountant = Accountant(settings.limits, tally)
         self.sessions: set[Session] = set()

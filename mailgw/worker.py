@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.logger import ILogObserver, formatEvent, globalLogBeginner, textFileLogObserver
@@ -165,7 +166,7 @@ class Worker:
         self._end()
 
     def _end(self) -> None:
-        if self._reactor.running and self.gateway.running:
+        with suppress(ReactorNotRunning):  # it is ending already
             self._reactor.stop()
 
 
