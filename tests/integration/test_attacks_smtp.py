@@ -216,6 +216,17 @@ class SmtpTests(SmtpTestCase):
         ):
             self.assertEqual(self.codes(HELLO + MAIL[:-2] + b" " + parameters + b"\r\n")[-1], code, parameters)
 
+    def test_strangers_xclient(self) -> None:
+        """XCLIENT from somebody whom nobody trusts is refused."""
+        self.assertEqual(self.codes(b"XCLIENT ADDR=192.0.2.1 LOGIN=x\r\nNOOP\r\n"), [b"550", b"250"])
+
+    def test_strangers_proxy_header(self) -> None:
+        """A PROXY header from somebody whom nobody trusts ends the connection."""
+        with Attacker(self.ports.mx, source=stranger()) as wire:
+            wire.reply()
+            wire.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nNOOP\r\n")
+            self.assertNotIn(b"250", wire.rest())
+
     def test_unknown(self) -> None:
         """What is not offered, or no command at all, is 500 and swallows nothing."""
         unknown = (
@@ -223,11 +234,9 @@ class SmtpTests(SmtpTestCase):
             b"BDAT 99999999999999999999",
             b"BDAT -1",
             b"BDAT 0 LAST",
-            b"XCLIENT ADDR=192.0.2.1 LOGIN=x",
         )
         for line in (
             *unknown,
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2",
             b"\xff",
             b"\0",
             b"",
@@ -404,6 +413,7 @@ kind = "pool"
 pool = "main"
 [pool.main]
 members = [{{host = "127.0.0.1", smtp = {cls.backend.port}}}]
+health = "0s"  # what the backend hears is looked at octet by octet
 [pool.main.smtp]
 tls = "none"
 [domains]
