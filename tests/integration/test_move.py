@@ -67,7 +67,7 @@ class Stream:
             except (imaplib.IMAP4.error, poplib.error_proto) as error:
                 if "UNAVAILABLE" in str(error) or "SYS/TEMP" in str(error):
                     self.temporary += 1
-                elif "administrator" in str(error):
+                elif "administrator" in str(error) or str(error) == "-ERR EOF":  # poplib's words for an end
                     self.cut += 1
                 else:
                     self.wrong.append(str(error))

@@ -384,6 +384,9 @@ class LifeTests(WorkersTestCase):
         wait_for("the end", lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 8.0)
         self.assertGreater(time.monotonic() - started, 2.5)
         self.assertRaises((OSError, imaplib.IMAP4.abort), session.noop)
+        master = self.gateway.process
+        assert master is not None
+        wait_for("the end of the master", lambda: master.poll() is not None)  # which a second SIGTERM would disturb
 
     def test_master_killed(self) -> None:
         """Without their master workers go on, new logins included, and say so."""
