@@ -7,7 +7,6 @@ import pwd
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import (
@@ -30,7 +29,7 @@ from mailgw.errors import DirectoryDown
 from mailgw.model import Envelope, Identity
 from mailgw.ops.probe import Finding, Target
 from mailgw.settings import Strings, Table
-from tests.config.text import GOOD, TABLE, write
+from tests.config.text import GOOD, TABLE, short_folder, write
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 # documentation addresses, RFC 5737 and RFC 3849: nobody's, and so not this machine's
@@ -48,7 +47,7 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.patch(registry, "TABLE", TABLE)
-        self.folder = Path(self.mktemp()).resolve()
+        self.folder = short_folder(self)
         self.certs = self.folder / "certs"
         self.pair("a", "mail.example.com")
         (self.folder / "people.txt").touch()

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 
 from pydantic import SecretBytes
+from twisted.trial.unittest import SynchronousTestCase
 
 from mailgw.settings import Duration, FilePath, FilePaths, Secret, Strings, Table
+
+
+def short_folder(test: SynchronousTestCase) -> Path:
+    """A folder until the end of a test. Trial's own can lie so deep that the control socket's path is too long."""
+    folder = Path(tempfile.mkdtemp(prefix="mailgw-")).resolve()
+    test.addCleanup(shutil.rmtree, folder)
+    return folder
+
 
 GOOD = """
 [gateway]

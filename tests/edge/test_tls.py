@@ -9,6 +9,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 from unittest.mock import patch
 
 from OpenSSL import SSL
@@ -23,6 +24,7 @@ from mailgw.edge.selfsigned import write_pair
 from mailgw.edge.tls import Identities, PoolTls, ServerTls
 from mailgw.errors import SettingsError
 from mailgw.settings import Pool, Tls, TlsName
+from tests.integration.ports import needs
 
 
 def shake(client: SSL.Connection, server: SSL.Connection) -> None:
@@ -320,7 +322,12 @@ class PoolKeysTests(TlsCase):
         return shown
 
     def pin(self, path: str) -> str:
-        """As openssl makes it of a certificate."""
+        """As openssl makes it of a certificate.
+
+        @raise SkipTest: there is none here.
+        """
+        if (missing := needs("openssl")) is not None:
+            raise SkipTest(missing)
         command = (
             f"openssl x509 -in {path} -pubkey -noout | openssl pkey -pubin -outform der"
             " | openssl dgst -sha256 -binary | openssl enc -base64"

@@ -180,9 +180,16 @@ class CountTests(WorkersTestCase):
 
     def test_user(self) -> None:
         """A user has so many sessions on all workers; those of a worker that was killed count no more."""
-        self.assertEqual(sum(self.attempt() for _ in range(16)), 10)
-        on = Counter(row["pid"] for row in self.who(USER))
-        self.assertEqual((len(on), sum(on.values())), (2, 10), "one worker got all connections")
+        on = Counter[int]()
+        for _ in range(10):  # one worker may get all connections of a calm moment
+            self.assertEqual(sum(self.attempt() for _ in range(16)), 10)
+            on = Counter(row["pid"] for row in self.who(USER))
+            self.assertEqual(sum(on.values()), 10)
+            if len(on) == 2:
+                break
+            self.gateway.run("kick", USER)
+            wait_for("nobody", lambda: self.who(USER) == [])
+        self.assertEqual(len(on), 2, "one worker gets all connections")
         pid, lost = on.popitem()
         os.kill(pid, signal.SIGKILL)
         wait_for("a new worker", lambda: len(self.workers()) == 2 and self.stats()["workers"] == 2)
